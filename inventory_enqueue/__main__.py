@@ -1,0 +1,5 @@
+"""python -m inventory_enqueue."""
+
+from inventory_enqueue.cli.main import main
+
+main()

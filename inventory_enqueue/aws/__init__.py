@@ -1,0 +1,1 @@
+"""How AWS is reached: sessions, and the two services."""

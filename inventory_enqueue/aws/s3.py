@@ -1,0 +1,101 @@
+"""The few S3 calls outside the listing: small objects, and downloads that are hashed while they land."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from inventory_enqueue.errors import InventoryEnqueueError, PreflightError, StoppedError
+from inventory_enqueue.uris import S3Url
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+_CHUNK = 1024 * 1024
+_ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+_DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled"})
+_FATAL = _DENIED | {
+    "NoSuchBucket",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "InvalidBucketName",
+}
+
+
+class ObjectNotFoundError(Exception):
+    """The object isn't there; whoever asked knows what that means."""
+
+
+def get_object(client: "S3Client", url: S3Url) -> bytes:
+    """An object's bytes.
+
+    Raises:
+        ObjectNotFoundError: It doesn't exist.
+        PreflightError: Access is denied, or there are no credentials.
+        StoppedError: S3 can't be reached.
+    """
+    with _errors(url):
+        body = client.get_object(Bucket=url.bucket, Key=url.key)["Body"]
+        with closing(body):
+            return body.read()
+
+
+def download(client: "S3Client", url: S3Url, target: Path) -> tuple[int, str]:
+    """Writes an object to a file and returns its size and hex MD5, counted over the bytes as they came.
+
+    Raises:
+        ObjectNotFoundError, PreflightError, StoppedError: As get_object.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    size = 0
+    with _errors(url):
+        body = client.get_object(Bucket=url.bucket, Key=url.key)["Body"]
+        with closing(body), target.open("wb") as file:
+            for chunk in body.iter_chunks(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk)
+    return size, digest.hexdigest()
+
+
+def bucket_region(client: "S3Client", bucket: str) -> str | None:
+    """The bucket's region, or None where it can't be asked."""
+    try:
+        return client.head_bucket(Bucket=bucket).get("BucketRegion")
+    except ClientError as error:
+        # S3 names the region even where it denies the call.
+        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return headers.get("x-amz-bucket-region")
+    except BotoCoreError:
+        return None
+
+
+@contextmanager
+def _errors(url: S3Url) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        raise _translated(error, url) from error
+    except BotoCoreError as error:
+        kind = PreflightError if "credential" in str(error).lower() else StoppedError
+        raise kind(f"S3 can't be read: {error}", where=str(url)) from error
+
+
+def _translated(error: ClientError, url: S3Url) -> ObjectNotFoundError | InventoryEnqueueError:
+    code = error.response.get("Error", {}).get("Code", "")
+    message = error.response.get("Error", {}).get("Message", "")
+    if code in _ABSENT:
+        return ObjectNotFoundError(str(url))
+    if code in _DENIED:
+        action = "kms:Decrypt" if "kms" in message.lower() else "s3:GetObject"
+        return PreflightError(f"access is denied; allow {action} on it ({code}: {message})", where=str(url))
+    if code in _FATAL:
+        return PreflightError(f"S3 refuses: {code}: {message}", where=str(url))
+    return StoppedError(f"S3 answers {code}: {message}; run the same command again", where=str(url))

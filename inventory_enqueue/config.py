@@ -1,0 +1,175 @@
+"""What a run is asked to do: frozen values, with every default and limit in one place."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from inventory_enqueue.filters import Filters
+from inventory_enqueue.uris import Location
+
+MAX_CONCURRENCY: Final = 256
+DEFAULT_CONCURRENCY: Final = 16
+"""SendMessageBatch requests in flight. Each holds a thread and at most 1 MiB of messages, twice while it is sent."""
+
+_PIPELINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class FirstRun(StrEnum):
+    """What to do where there is no baseline."""
+
+    SEED = "seed"
+    ALL = "all"
+
+
+class Change(StrEnum):
+    """What can have happened to an object between two deliveries."""
+
+    NEW = "new"
+    CHANGED = "changed"
+
+
+class MessageFormat(StrEnum):
+    """The shape of a message's body."""
+
+    S3_EVENT = "s3-event"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class SqsQueue:
+    """Messages go to a queue."""
+
+    queue_url: str
+
+
+@dataclass(frozen=True)
+class JsonLinesFile:
+    """Messages are appended to a file, one a line."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class StandardOutput:
+    """Messages are written to standard output, one a line; such a run can't be resumed."""
+
+
+SinkConfig = SqsQueue | JsonLinesFile | StandardOutput
+
+
+@dataclass(frozen=True)
+class AwsSettings:
+    """How AWS is reached, as in the AWS CLI. Credentials come from the SDK's own chain and are never kept."""
+
+    profile: str | None = None
+    region: str | None = None
+    s3_endpoint_url: str | None = None
+    sqs_endpoint_url: str | None = None
+    sqs_region: str | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How the work is cut: none of these changes a result, only memory and speed."""
+
+    partition_bits: int | None = None
+    """2 ** bits partitions; by default they follow from the number of rows."""
+    rows_per_partition: int = 1_000_000
+    """About 0.2 KB of memory a row of today's and of the baseline's, for each diff task that runs at a time."""
+    bytes_per_batch: int = 128 * 1024 * 1024
+    """Data files are grouped up to this size into one index and one enqueue task: AWS's own Parquet files fill one."""
+    rows_per_spill: int = 1_000_000
+    """An index task keeps this many fingerprints, of 28 bytes, before it partitions and writes them."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Index or diff tasks at a time."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run, as it was asked for."""
+
+    manifest: Location
+    sink: SinkConfig
+    state: Path
+    previous: Location | None = None
+    pipeline: str | None = None
+    first_run: FirstRun | None = None
+    changes: frozenset[Change] = frozenset({Change.NEW})
+    filters: Filters = field(default_factory=Filters)
+    send_admitted: bool = False
+    message_format: MessageFormat = MessageFormat.S3_EVENT
+    source_region: str | None = None
+    dry_run: bool = False
+    concurrency: int = DEFAULT_CONCURRENCY
+    work_dir: Path | None = None
+    aws: AwsSettings = field(default_factory=AwsSettings)
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def __post_init__(self) -> None:
+        """Checks the values that no type can.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        if self.pipeline is not None and not _PIPELINE_NAME.fullmatch(self.pipeline):
+            raise ValueError(
+                f"pipeline {self.pipeline!r}: up to 128 of A-Z a-z 0-9 . _ - are allowed, the first a letter or digit"
+            )
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ValueError(f"concurrency {self.concurrency}: 1 to {MAX_CONCURRENCY} requests in flight are possible")
+        if not self.changes:
+            raise ValueError("no kind of change is selected")
+
+    def pipeline_name(self, source_bucket: str) -> str:
+        """The name in the state: the given one, or one derived from (source bucket, sink)."""
+        if self.pipeline is not None:
+            return self.pipeline
+        identity = json.dumps([source_bucket, sink_identity(self.sink)])
+        return f"{source_bucket[:100]}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one; how fast and where it works may differ."""
+        return {
+            "previous": None if self.previous is None else str(_absolute(self.previous)),
+            "sink": sink_identity(self.sink),
+            "first_run": self.first_run,
+            "changes": sorted(self.changes),
+            "filters": self.filters.to_json(),
+            "send_admitted": self.send_admitted,
+            "message_format": self.message_format,
+            "source_region": self.source_region,
+        }
+
+
+def sink_identity(sink: SinkConfig) -> dict[str, str]:
+    """A sink as JSON: the same for the same queue or file."""
+    match sink:
+        case SqsQueue(queue_url):
+            return {"kind": "sqs", "queue_url": queue_url}
+        case JsonLinesFile(path):
+            return {"kind": "file", "path": str(path.absolute())}
+        case StandardOutput():
+            return {"kind": "stdout"}
+
+
+def sink_from_identity(document: dict[str, str]) -> SinkConfig:
+    """Reads what sink_identity made."""
+    if document["kind"] == "sqs":
+        return SqsQueue(document["queue_url"])
+    if document["kind"] == "file":
+        return JsonLinesFile(Path(document["path"]))
+    return StandardOutput()
+
+
+def aws_settings_json(settings: AwsSettings) -> dict[str, str | None]:
+    """The settings as JSON."""
+    return asdict(settings)
+
+
+def _absolute(location: Location) -> Location:
+    return location.absolute() if isinstance(location, Path) else location

@@ -1,0 +1,1 @@
+"""Deliveries: finding and verifying their files, and reading their rows."""

@@ -1,0 +1,188 @@
+"""A delivery's files, from where they are to a verified local path."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inventory_enqueue.aws import s3
+from inventory_enqueue.aws.session import s3_client
+from inventory_enqueue.config import AwsSettings
+from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, PreflightError
+from inventory_enqueue.manifest import FileFormat, InventoryFile, Manifest, check_checksum
+from inventory_enqueue.run import Delivery
+from inventory_enqueue.uris import Location, S3Url
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A data file on this machine, whose bytes are the manifest's."""
+
+    path: Path
+    file_format: FileFormat
+    source_bucket: str
+    where: str
+    """Its key, for errors."""
+
+
+class Landing:
+    """Reads deliveries from S3 or local folders; a file's size and MD5 are checked before its path is given out."""
+
+    def __init__(self, settings: AwsSettings, scratch: Path) -> None:
+        """Makes it; nothing is read yet.
+
+        Args:
+            settings: How AWS is reached.
+            scratch: Folder for downloads.
+        """
+        self._settings = settings
+        self._scratch = scratch
+        self._verified: dict[Path, tuple[int, int, int]] = {}
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """The S3 client, made when the first object is asked for."""
+        return s3_client(self._settings)
+
+    def open(self, location: Location) -> Delivery:
+        """Reads a manifest and its checksum.
+
+        Raises:
+            InventoryUnavailableError: One of them isn't there.
+            IntegrityError: They don't belong together, or the manifest can't be parsed.
+            PreflightError, StoppedError: S3 can't be read.
+        """
+        location = location.absolute() if isinstance(location, Path) else location
+        data = self._read(location, "there is no manifest; check the path")
+        checksum_location = _checksum_location(location)
+        checksum = self._read(
+            checksum_location, "there is no checksum file: the delivery isn't complete yet; wait until it is"
+        )
+        manifest = Manifest.parse(data, where=str(location))
+        check_checksum(manifest, checksum, where=str(location), checksum_where=str(checksum_location))
+        return Delivery(location, manifest, data)
+
+    def land(self, delivery: Delivery, number: int) -> LandedFile:
+        """A verified local copy of a data file; the file itself where the delivery is local.
+
+        Raises:
+            IntegrityError: It isn't there, or its size or MD5 isn't the manifest's.
+            PreflightError, StoppedError: S3 can't be read.
+        """
+        manifest = delivery.manifest
+        file = manifest.files[number]
+        if isinstance(delivery.location, S3Url):
+            path = self._download(delivery, delivery.location, number)
+        else:
+            path = self._verify(_local_path(delivery.location, file), file)
+        return LandedFile(path, manifest.file_format, manifest.source_bucket, file.key)
+
+    def _verify(self, path: Path, file: InventoryFile) -> Path:
+        """Checks a file in place; one that didn't change since isn't read again."""
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if self._verified.get(path) != stamp:
+            with path.open("rb") as opened:
+                md5 = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            _check(file, status.st_size, md5, where=str(path))
+            self._verified[path] = stamp
+        return path
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if "client" in self.__dict__:
+            self.client.close()
+
+    def _read(self, location: Location, absent: str) -> bytes:
+        try:
+            if isinstance(location, S3Url):
+                return s3.get_object(self.client, location)
+            return location.read_bytes()
+        except (s3.ObjectNotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise InventoryUnavailableError(absent, where=str(location)) from error
+        except OSError as error:
+            raise PreflightError(f"it can't be read ({error.strerror})", where=str(location)) from error
+
+    def _download(self, delivery: Delivery, manifest_url: S3Url, number: int) -> Path:
+        file = delivery.manifest.files[number]
+        # The MD5 alone names the copy: no key from outside becomes a path, and equal files are fetched once.
+        target = self._scratch / f"{file.md5_checksum}-{file.size}"
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Two tasks may land the same content at once: each writes a file of its own, and either may win.
+        temporary = target.with_name(f"{target.name}.{number}.part")
+        try:
+            url, (size, md5) = self._first_found(delivery, manifest_url, file, temporary)
+            _check(file, size, md5, where=str(url))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+    def _first_found(
+        self, delivery: Delivery, manifest_url: S3Url, file: InventoryFile, target: Path
+    ) -> tuple[S3Url, tuple[int, str]]:
+        folder = manifest_url.key.rpartition("/")[0]
+        config_folder = folder.rpartition("/")[0]
+        beside = "/".join(part for part in (config_folder, "data", file.name) if part)
+        candidates = [
+            S3Url(delivery.manifest.destination_bucket, file.key),
+            S3Url(manifest_url.bucket, file.key),
+            S3Url(manifest_url.bucket, beside),
+        ]
+        for url in dict.fromkeys(candidates):
+            try:
+                return url, s3.download(self.client, url, target)
+            except s3.ObjectNotFoundError:
+                continue
+        raise IntegrityError(
+            f"the manifest names this data file, but it isn't there (nor at {S3Url(manifest_url.bucket, beside)}); "
+            "a lifecycle rule may have removed it: take a newer delivery",
+            where=str(candidates[0]),
+        )
+
+
+def _check(file: InventoryFile, size: int, md5: str, *, where: str) -> None:
+    if size != file.size:
+        raise IntegrityError(
+            f"it has {size} bytes, the manifest says {file.size}: it is truncated or was replaced", where=where
+        )
+    if md5 != file.md5_checksum:
+        raise IntegrityError(
+            f"its MD5 is {md5}, the manifest says {file.md5_checksum}: it is damaged or was replaced", where=where
+        )
+
+
+def _checksum_location(manifest: Location) -> Location:
+    """manifest.checksum beside manifest.json."""
+    if isinstance(manifest, S3Url):
+        return S3Url(manifest.bucket, manifest.key.removesuffix(".json") + ".checksum")
+    return manifest.with_name(manifest.name.removesuffix(".json") + ".checksum")
+
+
+def _local_path(manifest: Path, file: InventoryFile) -> Path:
+    """Where a local delivery's data file is: by its key under a folder above the manifest, else near the manifest.
+
+    Raises:
+        IntegrityError: It is nowhere.
+    """
+    folder = manifest.parent
+    # The key comes from outside: with a `..` it could name any file of this machine.
+    parts = [part for part in file.key.split("/") if part]
+    safe = ".." not in parts and parts and "\0" not in file.key
+    candidates = [above.joinpath(*parts) for above in (folder, *folder.parents)] if safe else []
+    if safe:
+        candidates += [folder.parent / "data" / parts[-1], folder / "data" / parts[-1], folder / parts[-1]]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise IntegrityError(
+        f"the manifest names the data file {file.key!r}, but it isn't under a folder above the manifest, nor near it "
+        "(../data/, data/)",
+        where=str(manifest),
+    )

@@ -1,0 +1,30 @@
+"""Tasks in threads of this process: pyarrow, polars and the hashing work outside the interpreter's lock."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+
+from inventory_enqueue.report import Stage, TaskReport
+from inventory_enqueue.stages.tasks import run_task
+from inventory_enqueue.stages.worker import Worker
+
+
+def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
+    """Runs all tasks of a stage and yields their reports as they end.
+
+    Enqueue tasks run one at a time, since each has `concurrency` requests in flight; the others `workers` at a time,
+    each with the memory that config.Sizes states. After an error no further task is begun.
+
+    Raises:
+        InventoryEnqueueError, OSError: As the first task that failed.
+    """
+    workers = 1 if stage is Stage.ENQUEUE else worker.run.runtime.sizes.workers
+    with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
+        futures: list[Future[TaskReport]] = [
+            pool.submit(run_task, worker, stage, number) for number in range(worker.run.plan.tasks(stage))
+        ]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

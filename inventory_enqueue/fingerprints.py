@@ -1,0 +1,133 @@
+"""The fingerprint of an object row: what an index holds instead of the row, and how it is computed.
+
+A fingerprint is (h, k, f, row), 28 bytes:
+
+| column | type | content |
+|---|---|---|
+| h | uint64 | xxh3_64 of the identity; its top bits choose the partition |
+| k | uint32 | 32 more bits of the identity, under another seed |
+| f | uint64 | xxh3_64 of e_tag, XOR size: what "changed" looks at |
+| row | uint64 | bit 63: admitted by the filters; bits 36 to 62: number of the data file; 0 to 35: row in the file |
+
+The identity is the key. f takes a null e_tag as "" and a null size as 2^64 - 1; e_tag alone is hashed, since XOR with
+the size can't collide for one e_tag, and is as random as the hash for two. So a change of the size alone is never
+missed, and one of the e_tag with probability 2^-64.
+
+The hash is xxh3 from polars-hash, since polars' own Expr.hash changes between its versions and an index outlives them.
+xxh3 isn't safe against chosen input, so each state has random seeds.
+"""
+
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import polars as pl
+import polars_hash as plh
+
+from inventory_enqueue.errors import IntegrityError
+
+SCHEME_ID: Final = "xxh3-1"
+"""Names the whole computation above; any change to it is another scheme."""
+
+FINGERPRINT_SCHEMA: Final = pl.Schema({"h": pl.UInt64, "k": pl.UInt32, "f": pl.UInt64, "row": pl.UInt64})
+
+HASHED_COLUMNS: Final = ("key", "e_tag", "size")
+
+ADMITTED_BIT: Final = 1 << 63
+FILE_SHIFT: Final = 36
+MAX_FILES: Final = 1 << (63 - FILE_SHIFT)
+MAX_ROWS_PER_FILE: Final = 1 << FILE_SHIFT
+
+_IDENTITY_BITS: Final = 64
+_NO_SIZE: Final = (1 << 64) - 1
+_GOLDEN_ROWS: Final = pl.DataFrame(
+    {
+        "key": ["", "a", "logs/2026/11/24/part-0001.json.gz", "é\u0000\U0001f600 +%", "k" * 1024],
+        "e_tag": [None, "", "d41d8cd98f00b204e9800998ecf8427e", "9b2cf535f27731c974343645a3985328-12", "e"],
+        "size": [None, 0, 1, 5_497_558_138_880, 4096],
+    },
+    schema={"key": pl.String, "e_tag": pl.String, "size": pl.Int64},
+)
+
+
+def _seed() -> int:
+    return secrets.randbits(64)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a state's fingerprints are computed: kept in each index, and taken over by the runs that follow."""
+
+    seed_h: int = field(default_factory=_seed)
+    seed_k: int = field(default_factory=_seed)
+    seed_f: int = field(default_factory=_seed)
+    identity_bits: int = _IDENTITY_BITS
+    """How many top bits of h are kept: 64, fewer only in tests that force collisions of h."""
+    id: str = SCHEME_ID
+
+    def expressions(self) -> list[pl.Expr]:
+        """h, k and f as expressions over HASHED_COLUMNS."""
+        key, e_tag = plh.col("key"), plh.col("e_tag")
+        h = key.nchash.xxh3_64(seed=self.seed_h)
+        if self.identity_bits < _IDENTITY_BITS:
+            step = 1 << (_IDENTITY_BITS - self.identity_bits)
+            h = h // step * step
+        k = key.nchash.xxh3_64(seed=self.seed_k) % (1 << 32)
+        content = e_tag.fill_null("").pipe(_xxh3_64, self.seed_f)
+        size = pl.col("size").cast(pl.UInt64).fill_null(pl.lit(_NO_SIZE, pl.UInt64))
+        return [h.alias("h"), k.cast(pl.UInt32).alias("k"), (content ^ size).alias("f")]
+
+    def golden(self) -> list[list[int]]:
+        """h, k and f of fixed rows under these seeds: they tell whether this machine hashes as another did."""
+        return [list(row) for row in _GOLDEN_ROWS.select(self.expressions()).iter_rows()]
+
+    def to_json(self) -> dict[str, Any]:
+        """As meta.json and run.json hold it."""
+        return {**asdict(self), "golden": self.golden()}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any], *, where: str) -> "Scheme":
+        """Reads what to_json wrote, and proves that this machine computes the same fingerprints.
+
+        Raises:
+            IntegrityError: It is another scheme, or the golden vector differs.
+        """
+        if document["id"] != SCHEME_ID:
+            raise IntegrityError(
+                f"the fingerprint scheme is {document['id']!r}, this version knows {SCHEME_ID!r}: use the version that "
+                "wrote it, or start a new baseline with another --pipeline or --state",
+                where=where,
+            )
+        scheme = cls(document["seed_h"], document["seed_k"], document["seed_f"], document["identity_bits"])
+        if scheme.golden() != document["golden"]:
+            raise IntegrityError(
+                "this machine computes other fingerprints than the one that wrote this (the golden vectors differ): "
+                "install the version of polars-hash that was used then",
+                where=where,
+            )
+        return scheme
+
+
+def _xxh3_64(text: pl.Expr, seed: int) -> pl.Expr:
+    """polars-hash hangs its namespaces on the class of its own expressions, which fill_null leaves."""
+    return text.nchash.xxh3_64(seed=seed)  # type: ignore[attr-defined,no-any-return]
+
+
+def row_base(file_number: int) -> int:
+    """The row value of a data file's first row, not admitted."""
+    return file_number << FILE_SHIFT
+
+
+def partition(bits: int) -> pl.Expr:
+    """The partition of a fingerprint: the top bits of h, as uint32."""
+    return (pl.col("h") // (1 << (_IDENTITY_BITS - bits))).cast(pl.UInt32) if bits else pl.lit(0, pl.UInt32)
+
+
+def position() -> pl.Expr:
+    """The row column without its admitted bit: file number and row in the file."""
+    return pl.col("row") % ADMITTED_BIT
+
+
+def admitted() -> pl.Expr:
+    """The row column's admitted bit, as a boolean."""
+    return pl.col("row") >= ADMITTED_BIT

@@ -1,0 +1,123 @@
+"""An index on disk: the fingerprints of a whole delivery in partitions, with all that is needed to trust them.
+
+indexes/<run>/meta.json       scheme with seeds and golden vector; partition_bits; versions; content columns; parts
+indexes/<run>/manifest.json   the delivery's own
+indexes/<run>/00000.parquet   columns of FINGERPRINT_SCHEMA, one row a content; part n of 2 ** partition_bits holds the
+                              fingerprints whose h has the top bits n. The order of rows has no meaning.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import polars as pl
+
+from inventory_enqueue import documents
+from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError
+from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, partition
+from inventory_enqueue.report import Output
+from inventory_enqueue.run import Run, index_folder
+from inventory_enqueue.store import LocalStore
+
+
+@dataclass(frozen=True)
+class IndexMeta:
+    """meta.json."""
+
+    scheme: Scheme
+    partition_bits: int
+    versions: str
+    """What an identity is; current: a key."""
+    content_columns: tuple[str, ...]
+    """What f could look at: e_tag and size, or what the inventory had of them."""
+    rows: int
+    identities: int
+    parts: tuple[Output, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As meta.json holds it."""
+        return {
+            "scheme": self.scheme.to_json(),
+            "partition_bits": self.partition_bits,
+            "versions": self.versions,
+            "content_columns": self.content_columns,
+            "rows": self.rows,
+            "identities": self.identities,
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+    @classmethod
+    def load(cls, store: LocalStore, folder: str) -> "IndexMeta":
+        """Reads meta.json.
+
+        Raises:
+            InventoryUnavailableError: The index is gone.
+            IntegrityError: It is damaged, of a newer version, or this machine hashes otherwise.
+        """
+        name = f"{folder}/meta.json"
+        where = str(store.path(name))
+        try:
+            document = documents.decode(store.get(name), where=where)
+        except FileNotFoundError as error:
+            raise InventoryUnavailableError(
+                "the baseline's index is gone: name the delivery to compare with by --previous, or start anew with "
+                "another --pipeline and --first-run seed (sends nothing) or all (sends everything)",
+                where=where,
+            ) from error
+        return cls(
+            Scheme.from_json(document["scheme"], where=where),
+            document["partition_bits"],
+            document["versions"],
+            tuple(document["content_columns"]),
+            document["rows"],
+            document["identities"],
+            tuple(Output(**part) for part in document["parts"]),
+        )
+
+
+def read_part(store: LocalStore, folder: str, meta: IndexMeta, number: int, *, partition_bits: int) -> pl.DataFrame:
+    """The fingerprints of one of 2 ** partition_bits partitions, whatever number of parts the index was written in.
+
+    Raises:
+        IntegrityError: A part isn't the one that meta.json describes.
+    """
+    split = partition_bits - meta.partition_bits
+    if split <= 0:
+        first = number << -split
+        return pl.concat([_verified(store, folder, meta.parts[n]) for n in range(first, first + (1 << -split))])
+    whole = _verified(store, folder, meta.parts[number >> split])
+    return whole.filter(partition(partition_bits) == number)
+
+
+def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
+    name = f"{folder}/{part.name}"
+    where = str(store.path(name))
+    advice = "restore it from a backup, or name the delivery to compare with by --previous"
+    try:
+        data = store.get(name)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"this part of the baseline's index is gone: {advice}", where=where) from error
+    if len(data) != part.size or hashlib.sha256(data).hexdigest() != part.sha256:
+        raise IntegrityError(
+            f"this part of the baseline's index was altered (size or SHA-256 differs): {advice}", where=where
+        )
+    return pl.read_parquet(BytesIO(data)).match_to_schema(FINGERPRINT_SCHEMA)
+
+
+def write_meta(
+    store: LocalStore, run: Run, *, content_columns: tuple[str, ...], identities: int, parts: list[Output]
+) -> None:
+    """Completes the index that a run's diff tasks wrote: after this it can be used."""
+    meta = IndexMeta(
+        run.plan.scheme,
+        run.plan.partition_bits,
+        "current",
+        content_columns,
+        sum(part.rows for part in parts),
+        identities,
+        tuple(parts),
+    )
+    folder = index_folder(run.id)
+    store.put(f"{folder}/manifest.json", run.current.data)
+    store.put(f"{folder}/meta.json", documents.encode(meta.to_json()))

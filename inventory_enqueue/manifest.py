@@ -1,0 +1,172 @@
+"""A delivery's manifest.json and manifest.checksum, parsed and checked. Pure: bytes in, values out.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.uris import is_bucket_name
+
+T = TypeVar("T")
+
+_MD5_HEX = re.compile(r"[0-9a-fA-F]{32}")
+
+
+class FileFormat(StrEnum):
+    """The formats of a delivery's data files, as fileFormat spells them."""
+
+    PARQUET = "Parquet"
+    ORC = "ORC"
+    CSV = "CSV"
+
+
+@dataclass(frozen=True)
+class InventoryFile:
+    """One data file of a delivery."""
+
+    key: str
+    """The whole key in the destination bucket."""
+    size: int
+    """Bytes."""
+    md5_checksum: str
+    """Hex, lower case."""
+
+    @property
+    def name(self) -> str:
+        """The key's last segment."""
+        return self.key.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """AWS's fields in snake case, with md5: the identity of a delivery, since a path may be overwritten."""
+
+    source_bucket: str
+    destination_bucket: str
+    creation_timestamp: datetime
+    """When the scan of the bucket began."""
+    file_format: FileFormat
+    file_schema: str
+    files: tuple[InventoryFile, ...]
+    md5: str
+    """Hex MD5 of manifest.json's bytes."""
+
+    @property
+    def total_bytes(self) -> int:
+        """The data files' size together."""
+        return sum(file.size for file in self.files)
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str) -> "Manifest":
+        """Parses manifest.json.
+
+        Args:
+            data: The file's bytes.
+            where: Its URI, for errors.
+
+        Raises:
+            IntegrityError: It is not JSON, or a field is missing or not what AWS documents.
+        """
+        try:
+            document = json.loads(data)
+        except ValueError as error:
+            raise IntegrityError(f"not JSON ({error}); is this a manifest.json?", where=where) from error
+        if not isinstance(document, dict):
+            raise IntegrityError("a JSON object was expected; is this a manifest.json?", where=where)
+        field = _Fields(document, where)
+        return cls(
+            source_bucket=field("sourceBucket", _bucket_name),
+            destination_bucket=field("destinationBucket", _bucket_of_arn),
+            creation_timestamp=field("creationTimestamp", _epoch_ms),
+            file_format=field("fileFormat", FileFormat),
+            file_schema=field("fileSchema", _text),
+            files=tuple(
+                _file(_Fields(entry, f"{where}: files[{number}]"))
+                for number, entry in enumerate(field("files", _objects))
+            ),
+            md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        )
+
+
+def check_checksum(manifest: Manifest, checksum: bytes, *, where: str, checksum_where: str) -> None:
+    """Compares a manifest with the content of its manifest.checksum.
+
+    Raises:
+        IntegrityError: They differ: the delivery is incomplete, was overwritten, or damaged.
+    """
+    expected = checksum.decode("ascii", errors="replace").strip().lower()
+    if expected != manifest.md5:
+        raise IntegrityError(
+            f"its MD5 is {manifest.md5}, {checksum_where} says {expected[:40]!r}; fetch the delivery again, "
+            "or wait if it is being written",
+            where=where,
+        )
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The door that each field goes through once: there and of the right type, or an error that names it."""
+
+    document: dict[str, Any]
+    where: str
+
+    def __call__(self, name: str, convert: Callable[[Any], T]) -> T:
+        if name not in self.document:
+            raise IntegrityError(f"the field {name} is missing", where=self.where)
+        value = self.document[name]
+        try:
+            return convert(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise IntegrityError(f"{name} is {str(value)[:80]!r}: {error}", where=self.where) from error
+
+
+def _file(field: _Fields) -> InventoryFile:
+    return InventoryFile(field("key", _text), field("size", _byte_count), field("MD5checksum", _md5))
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - JSON values have any type until they passed here
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text was expected")
+    return value
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - as above
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError("a list of objects was expected")
+    return value
+
+
+def _byte_count(value: Any) -> int:  # noqa: ANN401 - as above
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a number of bytes was expected")
+    return value
+
+
+def _md5(value: Any) -> str:  # noqa: ANN401 - as above
+    if not isinstance(value, str) or not _MD5_HEX.fullmatch(value):
+        raise ValueError("32 hex digits were expected")
+    return value.lower()
+
+
+def _epoch_ms(value: Any) -> datetime:  # noqa: ANN401 - as above
+    # AWS writes a string of digits; some S3-compatible stores write a number.
+    return datetime.fromtimestamp(int(value) / 1000, tz=UTC)
+
+
+def _bucket_name(value: Any) -> str:  # noqa: ANN401 - as above
+    if not is_bucket_name(_text(value)):
+        raise ValueError("a bucket's name was expected")
+    return str(value)
+
+
+def _bucket_of_arn(value: Any) -> str:  # noqa: ANN401 - as above
+    """arn:aws:s3:::name (any partition), or a bare name."""
+    return _bucket_name(_text(value).rpartition(":")[2])

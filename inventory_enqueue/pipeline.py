@@ -1,0 +1,310 @@
+"""The story of a run, top to bottom: a delivery is indexed, diffed and enqueued, and only then becomes the baseline."""
+
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from inventory_enqueue import planning
+from inventory_enqueue.config import RunConfig, StandardOutput
+from inventory_enqueue.delivery.landing import Landing
+from inventory_enqueue.engines import local
+from inventory_enqueue.errors import RefusedError, StoppedError
+from inventory_enqueue.index import write_meta
+from inventory_enqueue.ledger import Ledger, TaskLedger, read_baseline
+from inventory_enqueue.planning import Job
+from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
+from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, iso, total
+from inventory_enqueue.run import Baseline, Delivery, Run, Runtime, differences
+from inventory_enqueue.sinks.sqs import estimated_cost_usd
+from inventory_enqueue.stages.diff import read_candidates
+from inventory_enqueue.stages.enqueue import build_messages, read_back
+from inventory_enqueue.stages.worker import Worker
+from inventory_enqueue.store import LocalStore
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
+    """Does what was asked for.
+
+    Args:
+        config: The task.
+        report: Is filled in as the run goes on, so that a caller has it after an error, too.
+
+    Returns:
+        The report.
+
+    Raises:
+        InventoryEnqueueError: The run was refused, stopped or failed.
+    """
+    report = RunReport() if report is None else report
+    runtime = Runtime(_work_dir(config), config.concurrency, config.aws, config.sizes)
+    landing = Landing(config.aws, runtime.work_dir)
+    try:
+        delivery = landing.open(config.manifest)
+        job = Job(config, runtime, landing, delivery, config.pipeline_name(delivery.manifest.source_bucket))
+        report.pipeline, report.source = job.pipeline, _source(delivery)
+        if config.dry_run:
+            _dry_run(job, report)
+        else:
+            with Ledger.opened(job.state, job.pipeline) as ledger:
+                if not _finish_unfinished(job, ledger, report):
+                    _begin(job, ledger, report)
+    except OSError as error:
+        raise StoppedError(
+            f"{error.strerror or error}; mend that and run the same command again",
+            where=str(error.filename or runtime.work_dir),
+        ) from error
+    finally:
+        landing.close()
+    return report
+
+
+def _begin(job: Job, ledger: Ledger, report: RunReport) -> None:
+    baseline = ledger.baseline()
+    report.baseline = _baseline(baseline)
+    reason = planning.nothing_to_do(job, baseline)
+    if reason is not None:
+        _log.info("%s", reason)
+        report.status, report.exit_code = Status.NOTHING_NEW, 0
+        report.counts, report.sent = {"selected": 0}, _sent(Counter())
+        return
+    planning.check_guards(job, baseline)
+    run = planning.plan_run(job, baseline)
+    run.save()
+    _carry_out(run, ledger, report)
+
+
+def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
+    """Goes on with a run that was begun and not ended. Returns whether it was the very run that is asked for.
+
+    Raises:
+        RefusedError: It was begun with other flags.
+    """
+    unfinished = ledger.unfinished()
+    if unfinished is None:
+        return False
+    baseline = ledger.baseline()
+    if baseline is not None and baseline.run_id == unfinished.id:
+        # It died between its commit and its last word.
+        ledger.end(unfinished, {"run_id": unfinished.id, "status": Status.COMMITTED})
+        _remove_scratch(unfinished)
+        return False
+    if isinstance(unfinished.sink, StandardOutput):
+        # Whoever read that standard output is gone, so what it took counts for nothing.
+        ledger.end(unfinished, {"run_id": unfinished.id, "status": Status.FAILED})
+        _remove_scratch(unfinished)
+        return False
+    other = differences(unfinished.config, job.config.to_json())
+    if other:
+        raise RefusedError(
+            f"the unfinished run {unfinished.id} was begun with another value of {', '.join(other)}; finish it with "
+            "the same flags as then, or use another --pipeline",
+            where=str(unfinished.folder),
+        )
+    unfinished = unfinished.with_runtime(job.runtime)
+    unfinished.save()
+    same = unfinished.current.manifest.md5 == job.delivery.manifest.md5
+    _log.info("going on with the unfinished run %s (%s)", unfinished.id, unfinished.current.location)
+    first = report if same else RunReport(pipeline=report.pipeline, source=_source(unfinished.current))
+    try:
+        _carry_out(unfinished, ledger, first)
+    finally:
+        if not same:
+            report.finished_first.append(first.to_json())
+    return same
+
+
+def _carry_out(run: Run, ledger: Ledger, report: RunReport) -> None:
+    """Index, diff, enqueue, commit."""
+    report.run_id = run.id
+    report.baseline = _baseline(run.baseline)
+    worker = Worker(run)
+    try:
+        index = _stage(worker, Stage.INDEX, report)
+        diff = _stage(worker, Stage.DIFF, report)
+        counts = total(index) + total(diff)
+        report.counts = _counts(counts)
+        check_listed(run, counts)
+        planning.check_content(run, content_columns(counts, len(run.current.manifest.files)))
+        enqueue = _stage(worker, Stage.ENQUEUE, report) if counts["selected"] else []
+        sent = total(enqueue)
+        report.counts["reappeared"] = sent["reappeared"]
+        report.sent = _sent(sent)
+        check_sent(run, counts, sent)
+        if sent["failed"]:
+            report.sent["failures_file"] = _failures_file(run, [task.number for task in enqueue])
+        _commit(run, ledger, counts, diff)
+    finally:
+        worker.close()
+    report.status = Status.SEEDED if run.seeding else Status.COMMITTED
+    report.exit_code = 4 if sent["failed"] else 0
+    report.cost_estimate_usd = estimated_cost_usd(sent["requests"])
+    ledger.end(run, report.to_json())
+    _remove_scratch(run)
+
+
+def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskReport]) -> None:
+    """Completes the new index, then moves the baseline to it, forward only."""
+    write_meta(
+        ledger.store,
+        run,
+        content_columns=content_columns(counts, len(run.current.manifest.files)),
+        identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
+        parts=[report.outputs[1] for report in sorted(diff, key=lambda report: report.number)],
+    )
+    manifest = run.current.manifest
+    committed = ledger.baseline()
+    if committed is not None and committed.creation_timestamp > manifest.creation_timestamp:
+        _log.info("the baseline stays at %s, which is newer", committed.manifest_uri)
+        return
+    ledger.commit(
+        Baseline(
+            run_id=run.id,
+            committed=datetime.now(tz=UTC),
+            manifest_uri=str(run.current.location),
+            manifest_md5=manifest.md5,
+            creation_timestamp=manifest.creation_timestamp,
+            source_bucket=manifest.source_bucket,
+            scope=planning.SCOPE,
+            filters=run.filters.to_json(),
+            identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
+        )
+    )
+
+
+def _dry_run(job: Job, report: RunReport) -> None:
+    """Index and diff in scratch space: neither the queue nor the state is touched."""
+    baseline = read_baseline(LocalStore(job.state))
+    report.baseline = _baseline(baseline)
+    report.status, report.exit_code = Status.DRY_RUN, 0
+    reason = planning.nothing_to_do(job, baseline)
+    if reason is not None:
+        _log.info("%s", reason)
+        report.counts = {"selected": 0}
+        return
+    planning.check_guards(job, baseline)
+    run = planning.plan_run(job, baseline)
+    report.run_id = run.id
+    worker = Worker(run)
+    try:
+        run.save()
+        counts = total(_stage(worker, Stage.INDEX, report)) + total(_stage(worker, Stage.DIFF, report))
+        report.counts = _counts(counts)
+        check_listed(run, counts)
+        report.sample_message = _sample(worker)
+        report.cost_estimate_usd = estimated_cost_usd(-(-counts["selected"] // 10))
+    finally:
+        worker.close()
+        _remove_scratch(run)
+
+
+def _sample(worker: Worker) -> str | None:
+    """The first message that would be sent."""
+    for number in range(len(worker.run.plan.batches)):
+        candidates = read_candidates(worker.run, number).head(1)
+        for rows in read_back(worker, number, candidates):
+            for message in build_messages(worker.run, rows):
+                return message.body
+    return None
+
+
+def _stage(worker: Worker, stage: Stage, report: RunReport) -> list[TaskReport]:
+    """Runs a stage and notes its time."""
+    tasks = worker.run.plan.tasks(stage)
+    with _timed(stage, report):
+        reports = []
+        for task in local.run_stage(worker, stage):
+            reports.append(task)
+            _log.debug("%s: %d of %d tasks", stage, len(reports), tasks)
+    _log.info("%s: %d tasks in %.1f s", stage, tasks, report.seconds[stage])
+    return reports
+
+
+@contextmanager
+def _timed(stage: Stage, report: RunReport) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        report.seconds[stage] = round(time.monotonic() - started, 3)
+
+
+def _failures_file(run: Run, tasks: list[int]) -> str:
+    """All tasks' failures in one file, for people and for resend."""
+    with run.store.write_file("failures.jsonl") as path, path.open("wb") as file:
+        for number in sorted(tasks):
+            file.write(TaskLedger(run, number).failure_lines())
+    return str(run.store.path("failures.jsonl"))
+
+
+def _work_dir(config: RunConfig) -> Path:
+    if config.work_dir is not None:
+        return config.work_dir.absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inventory-enqueue"
+
+
+def _remove_scratch(run: Run) -> None:
+    shutil.rmtree(run.runtime.work_dir / run.id, ignore_errors=True)
+
+
+def _source(delivery: Delivery) -> dict[str, object]:
+    manifest = delivery.manifest
+    age = datetime.now(tz=UTC) - manifest.creation_timestamp
+    return {
+        "kind": "manifest",
+        "manifest": str(delivery.location),
+        "manifest_md5": manifest.md5,
+        "created": iso(manifest.creation_timestamp),
+        "age_s": round(age.total_seconds()),
+        "bucket": manifest.source_bucket,
+        "files": len(manifest.files),
+        "bytes": manifest.total_bytes,
+    }
+
+
+def _baseline(baseline: Baseline | None) -> dict[str, object] | None:
+    if baseline is None:
+        return None
+    return {
+        "manifest": baseline.manifest_uri,
+        "manifest_md5": baseline.manifest_md5,
+        "created": iso(baseline.creation_timestamp),
+        "bucket": baseline.source_bucket,
+        "run_id": baseline.run_id,
+        "keys": baseline.identities,
+    }
+
+
+_COUNTS = (
+    "listed",
+    "not_live",
+    "duplicates",
+    "unchanged",
+    "new",
+    "changed",
+    "newly_admitted",
+    "deleted",
+    "quarantined",
+    "selected",
+)
+
+
+def _counts(counts: Counter[str]) -> dict[str, object]:
+    return {
+        **{name: counts[name] for name in _COUNTS},
+        "archived": counts["not_admitted"],
+        "filtered": {"archived": counts["new_not_admitted"]},
+        "reappeared": 0,
+    }
+
+
+def _sent(sent: Counter[str]) -> dict[str, object]:
+    names = {"keys": "sent", "messages": "sent", "requests": "requests", "retries": "retries", "throttled": "throttled"}
+    return {**{name: sent[count] for name, count in names.items()}, "failed": sent["failed"], "failures_file": None}

@@ -1,0 +1,44 @@
+"""Counts that must agree before the baseline moves: each pair was counted in two places."""
+
+from collections import Counter
+
+from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.run import Run
+
+_TODAY = ("unchanged", "new", "changed", "newly_admitted")
+
+
+def check_listed(run: Run, counts: Counter[str]) -> None:
+    """Every row that was listed, and every identity of the baseline, is in exactly one class of the diff.
+
+    Raises:
+        IntegrityError: One is in none, or in two.
+    """
+    classified = sum(counts[name] for name in (*_TODAY, "duplicates", "not_live", "quarantined"))
+    _agree(run, "rows listed", counts["listed"], "rows classified", classified)
+    known = counts["unchanged"] + counts["changed"] + counts["newly_admitted"] + counts["deleted"]
+    if run.baseline is not None:
+        _agree(run, "keys in the baseline", run.baseline.identities, "baseline keys classified", known)
+
+
+def check_sent(run: Run, counts: Counter[str], sent: Counter[str]) -> None:
+    """Every selected key was acknowledged, or stands in the failures files.
+
+    Raises:
+        IntegrityError: One is missing.
+    """
+    _agree(run, "keys selected", counts["selected"], "keys acknowledged or failed", sent["sent"] + sent["failed"])
+
+
+def content_columns(counts: Counter[str], files: int) -> tuple[str, ...]:
+    """Which of e_tag and size the current delivery has, in every file."""
+    return tuple(name for name in ("e_tag", "size") if counts[f"files_with_{name}"] == files)
+
+
+def _agree(run: Run, one: str, number: int, other: str, other_number: int) -> None:
+    if number != other_number:
+        raise IntegrityError(
+            f"the counts don't reconcile: {number} {one}, {other_number} {other}; nothing was committed. Run it again "
+            "with another --work-dir; if it stays so, report it with this run's tasks/ folder",
+            where=str(run.folder),
+        )

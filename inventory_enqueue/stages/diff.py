@@ -1,0 +1,261 @@
+"""The diff task: one partition of the delivery's fingerprints against the baseline's, exactly.
+
+Both sides are put in one frame and sorted by h. Nearly every row then is one of three plain cases, told by looking at
+its neighbours: a pair that agrees (unchanged), a lone row of today (new), a lone row of the baseline (deleted). What is
+left (changes, duplicates, collisions of h, a changed verdict of the filters) goes through the definition itself:
+
+- an identity is (h, k); a content is (h, k, f);
+- new: the identity is absent from the baseline; deleted: it is absent from today;
+- newly admitted: known, never admitted by the filters before, admitted now;
+- changed: known, and one of its contents is nowhere in the baseline;
+- duplicates: rows beyond one an identity. One candidate an identity: the admitted row that stands last in the delivery.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from inventory_enqueue.config import Change
+from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, admitted, position, row_base
+from inventory_enqueue.index import IndexMeta, read_part
+from inventory_enqueue.report import Output, Stage, TaskReport
+from inventory_enqueue.run import Run
+from inventory_enqueue.stages.index import spill_path
+from inventory_enqueue.stages.spills import read_partition
+from inventory_enqueue.stages.worker import Worker
+
+NEW, CHANGED, NEWLY_ADMITTED = 0, 1, 2
+"""The codes of a candidate's change."""
+
+CANDIDATE_SCHEMA = pa.schema(
+    [pa.field("row", pa.uint64(), nullable=False), pa.field("change", pa.uint8(), nullable=False)]
+)
+
+_IDENTITY = ["h", "k"]
+_CONTENT = ["h", "k", "f"]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What changed in one partition."""
+
+    counts: Counter[str]
+    """Identities that are new, changed, newly_admitted, unchanged or deleted, and rows that are duplicates."""
+    candidates: pl.DataFrame
+    """row (with its admitted bit) and change, one an identity that is new, changed or newly admitted."""
+    index: pl.DataFrame
+    """Today's contents, once each: the next baseline's partition. Their order has no meaning."""
+
+
+def diff(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
+    """Compares two frames of FINGERPRINT_SCHEMA. Pure."""
+    both = pl.concat([today.with_columns(old=pl.lit(value=False)), baseline.with_columns(old=pl.lit(value=True))])
+    both = both.sort("h").with_columns(_plain_case().alias("case"))
+    plain = both.group_by("case").len()
+    sizes = dict(plain.iter_rows())
+    hard = both.filter(pl.col("case") == _HARD)
+    exact = _exact(hard.filter(~pl.col("old")), hard.filter(pl.col("old")))
+    fresh = both.filter(pl.col("case") == _LONE_TODAY)
+    counts = Counter(
+        {
+            "new": sizes.get(_LONE_TODAY, 0),
+            "deleted": sizes.get(_LONE_BASELINE, 0),
+            "unchanged": sizes.get(_PAIR, 0) // 2,
+        }
+    )
+    counts.update(exact.counts)
+    candidates = pl.concat([fresh.select("row", change=pl.lit(NEW, pl.UInt8)), exact.candidates])
+    plain_today = both.filter((pl.col("case") != _HARD) & ~pl.col("old")).select(FINGERPRINT_SCHEMA.names())
+    return Diff(counts, candidates, pl.concat([plain_today, exact.index]))
+
+
+_HARD, _PAIR, _LONE_TODAY, _LONE_BASELINE = 0, 1, 2, 3
+
+
+def _plain_case() -> pl.Expr:
+    """The case of each row in a frame sorted by h."""
+    h, old = pl.col("h"), pl.col("old")
+    same_as_before = (h == h.shift(1)).fill_null(value=False)
+    same_as_next = (h == h.shift(-1)).fill_null(value=False)
+    lone = ~same_as_before & ~same_as_next
+
+    def agrees(n: int) -> pl.Expr:
+        other = {name: pl.col(name).shift(n) for name in ("k", "f", "row", "old")}
+        return (
+            (pl.col("k") == other["k"])
+            & (pl.col("f") == other["f"])
+            & (admitted() == (other["row"] >= ADMITTED_BIT))
+            & (old != other["old"])
+        )
+
+    first = ~same_as_before & same_as_next & ~same_as_next.shift(-1).fill_null(value=False) & agrees(-1)
+    second = same_as_before & ~same_as_next & ~same_as_before.shift(1).fill_null(value=False) & agrees(1)
+    return (
+        pl.when(lone & ~old)
+        .then(_LONE_TODAY)
+        .when(lone)
+        .then(_LONE_BASELINE)
+        .when((first | second).fill_null(value=False))
+        .then(_PAIR)
+        .otherwise(_HARD)
+        .cast(pl.UInt8)
+    )
+
+
+def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
+    """The definition, for rows of which nothing is assumed."""
+    # Of equal contents the largest row is kept: an admitted one, if there is any, and the last in the delivery.
+    contents = today.group_by(_CONTENT).agg(pl.col("row").max()).select(FINGERPRINT_SCHEMA.names())
+    known = baseline.group_by(_IDENTITY).agg(was_admitted=admitted().any())
+    known_contents = baseline.select(_CONTENT).unique().with_columns(known_content=pl.lit(value=True))
+    identities = (
+        contents.join(known_contents, on=_CONTENT, how="left")
+        .group_by(_IDENTITY)
+        .agg(
+            last_row=pl.col("row").max(),
+            last_unknown=pl.col("row").filter(pl.col("known_content").is_null()).max(),
+        )
+        .join(known, on=_IDENTITY, how="left")
+        .with_columns(_change().alias("change"))
+    )
+    deleted = known.join(contents, on=_IDENTITY, how="anti").height
+    of = dict(identities.group_by("change").len().iter_rows())
+    counts = Counter(
+        {
+            "new": of.get(NEW, 0),
+            "changed": of.get(CHANGED, 0),
+            "newly_admitted": of.get(NEWLY_ADMITTED, 0),
+            "unchanged": of.get(None, 0),
+            "deleted": deleted,
+            "duplicates": today.height - identities.height,
+        }
+    )
+    row = pl.when(pl.col("change") == CHANGED).then("last_unknown").otherwise("last_row")
+    candidates = identities.filter(pl.col("change").is_not_null()).select(row.alias("row"), "change")
+    return Diff(counts, candidates, contents)
+
+
+def _change() -> pl.Expr:
+    """The code of an identity's change; null for an unchanged one."""
+    return (
+        pl.when(pl.col("was_admitted").is_null())
+        .then(NEW)
+        .when(~pl.col("was_admitted") & (pl.col("last_row") >= ADMITTED_BIT))
+        .then(NEWLY_ADMITTED)
+        .when(pl.col("last_unknown").is_not_null())
+        .then(CHANGED)
+        .cast(pl.UInt8)
+    )
+
+
+def run(worker: Worker, number: int) -> TaskReport:
+    """Diffs one partition, and writes its candidates and the new index's part.
+
+    Raises:
+        IntegrityError: A part of the baseline's index isn't what its meta.json says.
+    """
+    run = worker.run
+    bits = run.plan.partition_bits
+    today = read_partition(_spills(run, 0, len(run.plan.batches)), number, partition_bits=bits)
+    result = diff(today, _baseline(run, number))
+    selected = _selected(run, result.candidates)
+    counts = result.counts + Counter(
+        listed_live=today.height,
+        new_not_admitted=result.candidates.filter((pl.col("change") == NEW) & ~admitted()).height,
+    )
+    outputs = (
+        _write_candidates(run, number, selected),
+        _write_part(run, number, result.index),
+    )
+    return TaskReport(Stage.DIFF, number, counts + Counter(selected=selected.height), outputs)
+
+
+def done(run: Run, report: TaskReport) -> bool:
+    """Whether an earlier attempt's outputs are still there, whole."""
+    candidates, part = report.outputs
+    paths = [(run.store.path(candidates.name), candidates.size), (run.index_store.path(part.name), part.size)]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def candidates_name(number: int) -> str:
+    """The name of a partition's candidates in the run's folder."""
+    return f"candidates/{number:05d}.arrow"
+
+
+def _baseline(run: Run, number: int) -> pl.DataFrame:
+    bits = run.plan.partition_bits
+    if run.previous is not None:
+        first = len(run.plan.batches)
+        return read_partition(_spills(run, first, first + len(run.plan.previous_batches)), number, partition_bits=bits)
+    if run.baseline is None:
+        return pl.DataFrame(schema=FINGERPRINT_SCHEMA)
+    meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
+    return read_part(run.pipeline_store, run.baseline.index, meta, number, partition_bits=bits)
+
+
+def _spills(run: Run, first: int, end: int) -> list[Path]:
+    return [spill_path(run, number) for number in range(first, end)]
+
+
+def _selected(run: Run, candidates: pl.DataFrame) -> pl.DataFrame:
+    """The candidates that are sent, by position in the delivery."""
+    codes = {Change.NEW: NEW, Change.CHANGED: CHANGED}
+    wanted = [codes[change] for change in run.selected_changes] + [NEWLY_ADMITTED] * run.sends_newly_admitted
+    return (
+        candidates.filter(admitted() & pl.col("change").is_in(wanted))
+        .select(position().alias("row"), "change")
+        .sort("row")
+    )
+
+
+def _write_candidates(run: Run, number: int, selected: pl.DataFrame) -> Output:
+    """Writes one record batch for each enqueue task, so that a task finds its own by number."""
+    name = candidates_name(number)
+    bounds = [selected["row"].search_sorted(row_base(batch[0])) for batch in run.plan.batches]
+    table = selected.to_arrow().cast(CANDIDATE_SCHEMA).combine_chunks()
+    with run.store.write_file(name) as path, pa.ipc.new_file(str(path), CANDIDATE_SCHEMA) as writer:
+        for start, end in _pairs([*bounds, selected.height]):
+            batches = table.slice(start, end - start).to_batches()
+            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=CANDIDATE_SCHEMA))
+    return Output(name, run.store.path(name).stat().st_size, selected.height)
+
+
+def _pairs(bounds: Sequence[int]) -> list[tuple[int, int]]:
+    return list(itertools.pairwise(bounds))
+
+
+def _write_part(run: Run, number: int, index: pl.DataFrame) -> Output:
+    name = f"{number:05d}.parquet"
+    with run.index_store.write_file(name) as path:
+        # The hashes are random: nothing compresses them, and statistics over them say nothing.
+        index.write_parquet(path, compression="uncompressed", statistics=False)
+    path = run.index_store.path(name)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Output(name, path.stat().st_size, index.height, sha256)
+
+
+def read_candidates(run: Run, number: int) -> pl.DataFrame:
+    """The candidates of an enqueue task, from all partitions, by position in the delivery.
+
+    Raises:
+        IntegrityError: A partition's file is missing or damaged.
+    """
+    batches = []
+    for partition in range(run.plan.partitions):
+        path = run.store.path(candidates_name(partition))
+        try:
+            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+                batches.append(reader.get_batch(number))
+        except (pa.ArrowException, OSError) as error:
+            raise IntegrityError(f"the run's candidates can't be read: {error}", where=str(path)) from error
+    frame = pl.from_arrow(pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+    return frame.sort("row")

@@ -1,0 +1,45 @@
+"""What the tasks of a run share within a process, made from the run's file alone: any process can take any task."""
+
+from functools import cached_property
+
+from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
+from inventory_enqueue.delivery.landing import Landing
+from inventory_enqueue.run import Run
+from inventory_enqueue.sinks import Sink
+from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
+from inventory_enqueue.sinks.sqs import SqsSink
+
+
+class Worker:
+    """A run, with the connections that its tasks use."""
+
+    def __init__(self, run: Run) -> None:
+        """Makes it; connections are made when they are first used."""
+        self.run = run
+
+    @cached_property
+    def landing(self) -> Landing:
+        """Where data files come from."""
+        return Landing(self.run.runtime.aws, self.run.scratch / "data")
+
+    @cached_property
+    def sink(self) -> Sink:
+        """Where messages go.
+
+        Raises:
+            PreflightError, StoppedError: It can't be used.
+        """
+        match self.run.sink:
+            case SqsQueue(queue_url):
+                return SqsSink(queue_url, self.run.runtime.aws, connections=self.run.runtime.concurrency)
+            case JsonLinesFile(path):
+                return JsonLinesFileSink(path)
+            case StandardOutput():
+                return StandardOutputSink()
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        if "sink" in self.__dict__:
+            self.sink.close()
+        if "landing" in self.__dict__:
+            self.landing.close()
