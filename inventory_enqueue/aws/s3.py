@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 _CHUNK = 1024 * 1024
-_ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+_ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled"})
 _FATAL = _DENIED | {
-    "NoSuchBucket",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
@@ -27,6 +26,10 @@ _FATAL = _DENIED | {
     "AuthorizationHeaderMalformed",
     "InvalidBucketName",
 }
+
+
+class AccessDeniedError(PreflightError):
+    """The object may not be read; or it isn't there, and its bucket may not be listed."""
 
 
 class ObjectNotFoundError(Exception):
@@ -95,7 +98,7 @@ def _translated(error: ClientError, url: S3Url) -> ObjectNotFoundError | Invento
         return ObjectNotFoundError(str(url))
     if code in _DENIED:
         action = "kms:Decrypt" if "kms" in message.lower() else "s3:GetObject"
-        return PreflightError(f"access is denied; allow {action} on it ({code}: {message})", where=str(url))
+        return AccessDeniedError(f"access is denied; allow {action} on it ({code}: {message})", where=str(url))
     if code in _FATAL:
         return PreflightError(f"S3 refuses: {code}: {message}", where=str(url))
     return StoppedError(f"S3 answers {code}: {message}; run the same command again", where=str(url))

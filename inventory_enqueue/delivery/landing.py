@@ -135,11 +135,17 @@ class Landing:
             S3Url(manifest_url.bucket, file.key),
             S3Url(manifest_url.bucket, beside),
         ]
+        denied: s3.AccessDeniedError | None = None
         for url in dict.fromkeys(candidates):
             try:
                 return url, s3.download(self.client, url, target)
             except s3.ObjectNotFoundError:
                 continue
+            except s3.AccessDeniedError as error:
+                # Of a copied delivery, the bucket that it once lay in may be closed to us.
+                denied = denied or error
+        if denied is not None:
+            raise denied
         raise IntegrityError(
             f"the manifest names this data file, but it isn't there (nor at {S3Url(manifest_url.bucket, beside)}); "
             "a lifecycle rule may have removed it: take a newer delivery",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from tests.support import go
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
     from types_boto3_sqs.literals import QueueAttributeNameType
 
-MessageFormat = Literal["s3-event", "json"]
 
 _EMPTY_RECEIVES = 3  # SQS may answer an empty list while messages are there: one such answer proves nothing
 _STUCK_RECEIVES = 100
@@ -53,7 +52,7 @@ def drain(client: SQSClient, url: str) -> list[str]:
     return bodies
 
 
-def keys_of(bodies: Iterable[str], message_format: MessageFormat) -> Counter[bytes]:
+def keys_of(bodies: Iterable[str], message_format: str) -> Counter[bytes]:
     """Count the object keys in message bodies, as the bytes that a consumer ends up with."""
     keys = _event_keys if message_format == "s3-event" else _json_keys
     return Counter(key for body in bodies for key in keys(body))
