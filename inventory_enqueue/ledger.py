@@ -23,7 +23,7 @@ from inventory_enqueue import documents
 from inventory_enqueue.errors import LockedError, PreflightError
 from inventory_enqueue.fingerprints import FILE_SHIFT, MAX_ROWS_PER_FILE
 from inventory_enqueue.report import iso
-from inventory_enqueue.run import Baseline, Run
+from inventory_enqueue.run import Baseline, Run, index_folder
 from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
 
 SYNC_INTERVAL: Final = 5.0
@@ -98,8 +98,12 @@ class Ledger:
         self.store.put("baseline.json", documents.encode(baseline.to_json()))
 
     def end(self, run: Run, report: dict[str, Any]) -> None:
-        """Records that a run has ended for good."""
+        """Records that a run has ended for good, and removes the indexes that no baseline points to any more."""
         self.store.put(f"runs/{run.id}/report.json", documents.encode(report))
+        baseline = self.baseline()
+        for run_id in self.store.names("indexes"):
+            if baseline is None or baseline.run_id != run_id:
+                self.store.remove_folder(index_folder(run_id))
 
 
 def read_baseline(store: LocalStore) -> Baseline | None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,6 +66,10 @@ class LocalStore:
                 entry.name for entry in os.scandir(self.path(folder)) if not entry.name.endswith(_TEMPORARY_SUFFIX)
             )
         return []
+
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder with all that is in it, as far as it is there."""
+        shutil.rmtree(self.path(name), ignore_errors=True)
 
     def create_log(self, name: str) -> "AppendLog":
         """A new file that grows line by line.

@@ -18,16 +18,14 @@ from tests.support.go import query_unescape
 CREATED = datetime(2026, 11, 24, 1, tzinfo=UTC)
 MODIFIED = datetime(2026, 11, 23, 12, 34, 56, 789000, tzinfo=UTC)
 CONTEXT = MessageContext("a-bucket", "eu-west-1", "20261124T010000Z-00000000", CREATED)
-SCHEMA = pl.Schema(
-    {
-        "key": pl.String,
-        "version_id": pl.String,
-        "size": pl.Int64,
-        "last_modified_date": pl.Datetime("ms", "UTC"),
-        "e_tag": pl.String,
-        "change": pl.String,
-    }
-)
+SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
+    "key": pl.String,
+    "version_id": pl.String,
+    "size": pl.Int64,
+    "last_modified_date": pl.Datetime("ms", "UTC"),
+    "e_tag": pl.String,
+    "change": pl.String,
+}
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 

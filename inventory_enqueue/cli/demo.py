@@ -1,6 +1,5 @@
 """`inventory-enqueue demo`."""
 
-import signal
 import sys
 from pathlib import Path
 
@@ -8,8 +7,6 @@ import click
 
 from inventory_enqueue.demo.bucket import MAX_OBJECTS
 from inventory_enqueue.demo.run import run_demo
-
-_TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command()
@@ -27,8 +24,4 @@ _TERMINATED = 128 + signal.SIGTERM
 )
 def demo(objects: int, work_dir: Path | None) -> None:
     """Run the main job on two days of a synthetic bucket, against an S3 and SQS server that is started for it."""
-    # Importing polars replaces Python's SIGINT handler by one that restarts system calls: a wait would outlast Ctrl-C.
-    signal.siginterrupt(signal.SIGINT, True)  # noqa: FBT003
-    # By default SIGTERM ends the process at once, and would leave the server behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     sys.exit(run_demo(objects, work_dir, click.echo))

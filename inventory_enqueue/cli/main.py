@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 import click
@@ -31,7 +33,12 @@ from inventory_enqueue.report import RunReport
 from inventory_enqueue.uris import Location, parse_location
 from inventory_enqueue.version import __version__
 
-INTERRUPTED: Final = 130
+INTERRUPTED: Final = 128 + signal.SIGINT
+TERMINATED: Final = 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: it ends a run as Ctrl-C does."""
 
 
 class LocationType(click.ParamType[Location]):
@@ -145,8 +152,15 @@ cli.add_command(demo)
 
 def main() -> NoReturn:
     """The console script."""
+    # Importing polars replaces Python's SIGINT handler by one that restarts system calls: a wait would outlast Ctrl-C.
+    signal.siginterrupt(signal.SIGINT, True)  # noqa: FBT003 - its parameters have no names
+    signal.signal(signal.SIGTERM, _terminate)
     cli(prog_name="inventory-enqueue")
     sys.exit(0)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _config(options: dict[str, Any]) -> RunConfig:
@@ -199,8 +213,8 @@ def _run_and_exit(config: RunConfig, *, as_json: bool, quiet: bool) -> NoReturn:
     except InventoryEnqueueError as error:
         report.fail(error)
         click.echo(f"inventory-enqueue: {error}", err=True)
-    except KeyboardInterrupt:
-        report.interrupt(INTERRUPTED)
+    except KeyboardInterrupt as signalled:
+        report.interrupt(TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED)
         click.echo("inventory-enqueue: interrupted; the same command goes on where it stopped", err=True)
     document = report.to_json()
     if as_json:

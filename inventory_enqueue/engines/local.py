@@ -12,7 +12,7 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
     """Runs all tasks of a stage and yields their reports as they end.
 
     Enqueue tasks run one at a time, since each has `concurrency` requests in flight; the others `workers` at a time,
-    each with the memory that config.Sizes states. After an error no further task is begun.
+    each with the memory that config.Sizes states. After an error no further task is begun, and those under way end early.
 
     Raises:
         InventoryEnqueueError, OSError: As the first task that failed.
@@ -26,5 +26,6 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
+            worker.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -89,7 +89,9 @@ def _messages(worker: Worker, number: int, left: pl.DataFrame, counts: Counter[s
         if baseline is not None:
             late = pl.col("last_modified_date") < baseline.creation_timestamp - LATE
             counts["reappeared"] += rows.filter((pl.col("change") == NEW) & late).height
-        yield from build_messages(worker.run, rows)
+        for message in build_messages(worker.run, rows):
+            worker.check()
+            yield message
 
 
 def _accounted(ledger: TaskLedger) -> pl.DataFrame:

@@ -43,6 +43,7 @@ def run(worker: Worker, number: int) -> TaskReport:
         present = columns_of(landed)
         counts.update({f"{side}files_with_{name}": int(name in present) for name in ("e_tag", "size")})
         for batch, base in _rows(run, landed, present, row_base(file)):
+            worker.check()
             fingerprints, archived = fingerprint(run, batch, base)
             writer.add(fingerprints)
             counts[f"{side}listed"] += batch.num_rows

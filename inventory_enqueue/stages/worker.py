@@ -1,9 +1,11 @@
 """What the tasks of a run share within a process, made from the run's file alone: any process can take any task."""
 
 from functools import cached_property
+from threading import Event
 
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
+from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
@@ -16,6 +18,20 @@ class Worker:
     def __init__(self, run: Run) -> None:
         """Makes it; connections are made when they are first used."""
         self.run = run
+        self._stop = Event()
+
+    def stop(self) -> None:
+        """Makes the tasks that are under way end early, with StoppedError."""
+        self._stop.set()
+
+    def check(self) -> None:
+        """Called by the tasks between two batches of rows.
+
+        Raises:
+            StoppedError: stop() was called.
+        """
+        if self._stop.is_set():
+            raise StoppedError("the run was stopped; run the same command again: it goes on with what is left")
 
     @cached_property
     def landing(self) -> Landing:
