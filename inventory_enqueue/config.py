@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inventory_enqueue.filters import Filters
+from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.uris import Location
 
 MAX_CONCURRENCY: Final = 256
@@ -100,10 +101,15 @@ class RunConfig:
     pipeline: str | None = None
     first_run: FirstRun | None = None
     changes: frozenset[Change] = frozenset({Change.NEW})
+    versions: Versions = Versions.CURRENT
     filters: Filters = field(default_factory=Filters)
     send_admitted: bool = False
     message_format: MessageFormat = MessageFormat.S3_EVENT
     source_region: str | None = None
+    max_shrink: float = 0.5
+    """The share of the baseline's objects that may be missing in a delivery."""
+    max_quarantined: float = 0.001
+    """The share of a delivery's rows that may be unreadable; they are left out."""
     dry_run: bool = False
     concurrency: int = DEFAULT_CONCURRENCY
     work_dir: Path | None = None
@@ -122,6 +128,9 @@ class RunConfig:
             )
         if not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise ValueError(f"concurrency {self.concurrency}: 1 to {MAX_CONCURRENCY} requests in flight are possible")
+        for name, share in (("max_shrink", self.max_shrink), ("max_quarantined", self.max_quarantined)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} {share}: a share from 0 to 1 was expected")
         if not self.changes:
             raise ValueError("no kind of change is selected")
 
@@ -139,10 +148,13 @@ class RunConfig:
             "sink": sink_identity(self.sink),
             "first_run": self.first_run,
             "changes": sorted(self.changes),
+            "versions": self.versions,
             "filters": self.filters.to_json(),
             "send_admitted": self.send_admitted,
             "message_format": self.message_format,
             "source_region": self.source_region,
+            "max_shrink": self.max_shrink,
+            "max_quarantined": self.max_quarantined,
         }
 
 

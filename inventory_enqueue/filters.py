@@ -3,11 +3,13 @@
 Filters never touch the diff: an index holds the whole delivery, and remembers of each row whether it was admitted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
+
+from inventory_enqueue.fingerprints import Versions
 
 # Objects of these classes and tiers must be restored before they can be read, so a worker could do nothing with them.
 # GLACIER_IR and ARCHIVE_INSTANT_ACCESS can be read at once.
@@ -41,11 +43,17 @@ def _archived() -> pl.Expr:
     return archived.fill_null(value=False) | tiered.fill_null(value=False)
 
 
-LIVE_COLUMNS = ("is_latest", "is_delete_marker")
+VERSION_COLUMNS = ("is_latest", "is_delete_marker")
 
 
-def live(present: Iterable[str]) -> pl.Expr:
-    """Whether a row is a live object: the latest version and no delete marker; any row if versions aren't listed."""
-    if "is_latest" not in frozenset(present):
+def listed(versions: Versions, present: Collection[str]) -> pl.Expr:
+    """Whether a row counts at all: a live object, or with all versions any that is no delete marker.
+
+    Args:
+        versions: What an identity is.
+        present: The file's columns: where versions aren't listed, every row is a live object.
+    """
+    if "is_delete_marker" not in present:
         return pl.lit(value=True)
-    return pl.col("is_latest").fill_null(value=False) & ~pl.col("is_delete_marker").fill_null(value=False)
+    object_ = ~pl.col("is_delete_marker").fill_null(value=False)
+    return object_ & pl.col("is_latest").fill_null(value=False) if versions is Versions.CURRENT else object_

@@ -9,20 +9,23 @@ A fingerprint is (h, k, f, row), 28 bytes:
 | f | uint64 | xxh3_64 of e_tag, XOR size: what "changed" looks at |
 | row | uint64 | bit 63: admitted by the filters; bits 36 to 62: number of the data file; 0 to 35: row in the file |
 
-The identity is the key. f takes a null e_tag as "" and a null size as 2^64 - 1; e_tag alone is hashed, since XOR with
-the size can't collide for one e_tag, and is as random as the hash for two. So a change of the size alone is never
-missed, and one of the e_tag with probability 2^-64.
+The identity is the key, or (key, version_id): then h and k are hashes of the key, XOR hashes of the version. f takes a
+null e_tag as "" and a null size as 2^64 - 1; e_tag alone is hashed, since XOR with the size can't collide for one
+e_tag, and is as random as the hash for two. So a change of the size alone is never missed, and one of the e_tag with
+probability 2^-64.
 
 The hash is xxh3 from polars-hash, since polars' own Expr.hash changes between its versions and an index outlives them.
 xxh3 isn't safe against chosen input, so each state has random seeds.
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 import polars as pl
-import polars_hash as plh
+import polars_hash  # noqa: F401 - gives expressions the namespace nchash
 
 from inventory_enqueue.errors import IntegrityError
 
@@ -31,7 +34,8 @@ SCHEME_ID: Final = "xxh3-1"
 
 FINGERPRINT_SCHEMA: Final = pl.Schema({"h": pl.UInt64, "k": pl.UInt32, "f": pl.UInt64, "row": pl.UInt64})
 
-HASHED_COLUMNS: Final = ("key", "e_tag", "size")
+CONTENT_COLUMNS: Final = ("e_tag", "size")
+"""What f looks at, as far as an inventory has it."""
 
 ADMITTED_BIT: Final = 1 << 63
 FILE_SHIFT: Final = 36
@@ -39,15 +43,26 @@ MAX_FILES: Final = 1 << (63 - FILE_SHIFT)
 MAX_ROWS_PER_FILE: Final = 1 << FILE_SHIFT
 
 _IDENTITY_BITS: Final = 64
+_KEPT_OF_K: Final = 1 << 32
 _NO_SIZE: Final = (1 << 64) - 1
 _GOLDEN_ROWS: Final = pl.DataFrame(
     {
         "key": ["", "a", "logs/2026/11/24/part-0001.json.gz", "é\u0000\U0001f600 +%", "k" * 1024],
+        "version_id": [None, "", "3sL4kqtJlcpXroDTDmJ.rmSpXd3dIbrHY", "v", "0"],
         "e_tag": [None, "", "d41d8cd98f00b204e9800998ecf8427e", "9b2cf535f27731c974343645a3985328-12", "e"],
         "size": [None, 0, 1, 5_497_558_138_880, 4096],
     },
-    schema={"key": pl.String, "e_tag": pl.String, "size": pl.Int64},
+    schema={"key": pl.String, "version_id": pl.String, "e_tag": pl.String, "size": pl.Int64},
 )
+
+
+class Versions(StrEnum):
+    """What an identity is."""
+
+    CURRENT = "current"
+    """The key: of each, the live version."""
+    ALL = "all"
+    """(key, version_id): every version that is no delete marker."""
 
 
 def _seed() -> int:
@@ -61,25 +76,37 @@ class Scheme:
     seed_h: int = field(default_factory=_seed)
     seed_k: int = field(default_factory=_seed)
     seed_f: int = field(default_factory=_seed)
+    seed_v: int = field(default_factory=_seed)
     identity_bits: int = _IDENTITY_BITS
     """How many top bits of h are kept: 64, fewer only in tests that force collisions of h."""
     id: str = SCHEME_ID
 
-    def expressions(self) -> list[pl.Expr]:
-        """h, k and f as expressions over HASHED_COLUMNS."""
-        key, e_tag = plh.col("key"), plh.col("e_tag")
-        h = key.nchash.xxh3_64(seed=self.seed_h)
+    def expressions(
+        self, versions: Versions = Versions.CURRENT, content_columns: Collection[str] = CONTENT_COLUMNS
+    ) -> list[pl.Expr]:
+        """Gives h, k and f as expressions over identity_columns(versions) and content_columns."""
+        h, k = _xxh3_64(pl.col("key"), self.seed_h), _xxh3_64(pl.col("key"), self.seed_k)
+        if versions is Versions.ALL:
+            version = pl.col("version_id").fill_null("")
+            h, k = h ^ _xxh3_64(version, self.seed_v), k ^ _xxh3_64(version, self.seed_k)
         if self.identity_bits < _IDENTITY_BITS:
             step = 1 << (_IDENTITY_BITS - self.identity_bits)
             h = h // step * step
-        k = key.nchash.xxh3_64(seed=self.seed_k) % (1 << 32)
-        content = e_tag.fill_null("").pipe(_xxh3_64, self.seed_f)
-        size = pl.col("size").cast(pl.UInt64).fill_null(pl.lit(_NO_SIZE, pl.UInt64))
-        return [h.alias("h"), k.cast(pl.UInt32).alias("k"), (content ^ size).alias("f")]
+        f = pl.col("size").cast(pl.UInt64).fill_null(pl.lit(_NO_SIZE, pl.UInt64))
+        if "size" not in content_columns:
+            f = pl.lit(_NO_SIZE, pl.UInt64)
+        e_tag = pl.col("e_tag").fill_null("") if "e_tag" in content_columns else pl.lit("")
+        return [
+            h.alias("h"),
+            (k % _KEPT_OF_K).cast(pl.UInt32).alias("k"),
+            (_xxh3_64(e_tag, self.seed_f) ^ f).alias("f"),
+        ]
 
     def golden(self) -> list[list[int]]:
         """h, k and f of fixed rows under these seeds: they tell whether this machine hashes as another did."""
-        return [list(row) for row in _GOLDEN_ROWS.select(self.expressions()).iter_rows()]
+        return [
+            list(row) for versions in Versions for row in _GOLDEN_ROWS.select(self.expressions(versions)).iter_rows()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As meta.json and run.json hold it."""
@@ -98,7 +125,9 @@ class Scheme:
                 "wrote it, or start a new baseline with another --pipeline or --state",
                 where=where,
             )
-        scheme = cls(document["seed_h"], document["seed_k"], document["seed_f"], document["identity_bits"])
+        scheme = cls(
+            document["seed_h"], document["seed_k"], document["seed_f"], document["seed_v"], document["identity_bits"]
+        )
         if scheme.golden() != document["golden"]:
             raise IntegrityError(
                 "this machine computes other fingerprints than the one that wrote this (the golden vectors differ): "
@@ -109,8 +138,13 @@ class Scheme:
 
 
 def _xxh3_64(text: pl.Expr, seed: int) -> pl.Expr:
-    """polars-hash hangs its namespaces on the class of its own expressions, which fill_null leaves."""
+    # polars-hash hangs its namespace on every expression, where no type checker sees it.
     return text.nchash.xxh3_64(seed=seed)  # type: ignore[attr-defined,no-any-return]
+
+
+def identity_columns(versions: Versions) -> tuple[str, ...]:
+    """The columns that an identity is made of."""
+    return ("key",) if versions is Versions.CURRENT else ("key", "version_id")
 
 
 def row_base(file_number: int) -> int:

@@ -15,7 +15,7 @@ import polars as pl
 
 from inventory_enqueue import documents
 from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError
-from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, partition
+from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions, partition
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run, index_folder
 from inventory_enqueue.store import LocalStore
@@ -27,8 +27,8 @@ class IndexMeta:
 
     scheme: Scheme
     partition_bits: int
-    versions: str
-    """What an identity is; current: a key."""
+    versions: Versions
+    """What an identity is."""
     content_columns: tuple[str, ...]
     """What f could look at: e_tag and size, or what the inventory had of them."""
     rows: int
@@ -68,7 +68,7 @@ class IndexMeta:
         return cls(
             Scheme.from_json(document["scheme"], where=where),
             document["partition_bits"],
-            document["versions"],
+            Versions(document["versions"]),
             tuple(document["content_columns"]),
             document["rows"],
             document["identities"],
@@ -112,7 +112,7 @@ def write_meta(
     meta = IndexMeta(
         run.plan.scheme,
         run.plan.partition_bits,
-        "current",
+        run.versions,
         content_columns,
         sum(part.rows for part in parts),
         identities,

@@ -6,6 +6,7 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from inventory_enqueue.uris import is_bucket_name
 
 T = TypeVar("T")
 
+# Before a capital that begins a word: KeyName, ETag; the first letter of the name begins none.
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^E)(?=Tag$)")
 _MD5_HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -60,6 +63,32 @@ class Manifest:
     """Hex MD5 of manifest.json's bytes."""
 
     @property
+    def columns(self) -> frozenset[str]:
+        """The columns that fileSchema names, in snake case: an early word, since data files tell for themselves.
+
+        It is `Bucket, Key, ETag` for CSV, `struct<bucket:string,…>` for ORC, `message s3.inventory { … }` for Parquet.
+        """
+        match self.file_format:
+            case FileFormat.CSV:
+                return frozenset(csv_columns(self.file_schema))
+            case FileFormat.ORC:
+                return frozenset(re.findall(r"(\w+):", self.file_schema))
+            case FileFormat.PARQUET:
+                return frozenset(re.findall(r"(?:required|optional)\s+\w+\s+(\w+)", self.file_schema))
+
+    @property
+    def inventory_id(self) -> str | None:
+        """The id of the inventory configuration, as the data files' keys have it; None where they were moved."""
+        parts = self.files[0].key.split("/") if self.files else []
+        return parts[-3] if len(parts) > 3 and parts[-2] == "data" and parts[-4] == self.source_bucket else None  # noqa: PLR2004 - bucket/id/data/name
+
+    @property
+    def own_prefix(self) -> str | None:
+        """The prefix of the inventory's own files, where they lie in the bucket that it lists; else None."""
+        folder, separator, _ = self.files[0].key.rpartition("/data/") if self.files else ("", "", "")
+        return f"{folder}/" if separator and self.source_bucket == self.destination_bucket else None
+
+    @property
     def total_bytes(self) -> int:
         """The data files' size together."""
         return sum(file.size for file in self.files)
@@ -88,9 +117,12 @@ class Manifest:
             creation_timestamp=field("creationTimestamp", _epoch_ms),
             file_format=field("fileFormat", FileFormat),
             file_schema=field("fileSchema", _text),
-            files=tuple(
-                _file(_Fields(entry, f"{where}: files[{number}]"))
-                for number, entry in enumerate(field("files", _objects))
+            files=_unique(
+                [
+                    _file(_Fields(entry, f"{where}: files[{number}]"))
+                    for number, entry in enumerate(field("files", _objects))
+                ],
+                where,
             ),
             md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
         )
@@ -130,6 +162,22 @@ class _Fields:
 
 def _file(field: _Fields) -> InventoryFile:
     return InventoryFile(field("key", _text), field("size", _byte_count), field("MD5checksum", _md5))
+
+
+def _unique(files: list[InventoryFile], where: str) -> tuple[InventoryFile, ...]:
+    """A file that is named twice is read once."""
+    unique = tuple(dict.fromkeys(files))
+    keys = Counter(file.key for file in unique)
+    if len(keys) != len(unique):
+        key = keys.most_common(1)[0][0]
+        raise IntegrityError(f"files names {key!r} twice, with another size or MD5", where=where)
+    return unique
+
+
+def csv_columns(file_schema: str) -> list[str]:
+    """The columns of a CSV delivery, in order, in snake case: `ETag` is e_tag, as in ORC and Parquet."""
+    names = [name.strip() for name in file_schema.split(",")]
+    return [_CAMEL.sub("_", name).lower() for name in names]
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - JSON values have any type until they passed here

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from inventory_enqueue import planning
+from inventory_enqueue import guards
 from inventory_enqueue.config import RunConfig, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.engines import local
 from inventory_enqueue.errors import RefusedError, StoppedError
 from inventory_enqueue.index import write_meta
 from inventory_enqueue.ledger import Ledger, TaskLedger, read_baseline
-from inventory_enqueue.planning import Job
+from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
 from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, iso, total
 from inventory_enqueue.run import Baseline, Delivery, Run, Runtime, differences
@@ -69,14 +69,15 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
 def _begin(job: Job, ledger: Ledger, report: RunReport) -> None:
     baseline = ledger.baseline()
     report.baseline = _baseline(baseline)
-    reason = planning.nothing_to_do(job, baseline)
+    reason = guards.nothing_to_do(job, baseline)
     if reason is not None:
         _log.info("%s", reason)
         report.status, report.exit_code = Status.NOTHING_NEW, 0
         report.counts, report.sent = {"selected": 0}, _sent(Counter())
         return
-    planning.check_guards(job, baseline)
-    run = planning.plan_run(job, baseline)
+    guards.check_delivery(job, baseline)
+    run = plan_run(job, baseline)
+    guards.check_run(run)
     run.save()
     _carry_out(run, ledger, report)
 
@@ -127,12 +128,7 @@ def _carry_out(run: Run, ledger: Ledger, report: RunReport) -> None:
     report.baseline = _baseline(run.baseline)
     worker = Worker(run)
     try:
-        index = _stage(worker, Stage.INDEX, report)
-        diff = _stage(worker, Stage.DIFF, report)
-        counts = total(index) + total(diff)
-        report.counts = _counts(counts)
-        check_listed(run, counts)
-        planning.check_content(run, content_columns(counts, len(run.current.manifest.files)))
+        counts, diff = _compare_or_end(worker, ledger, report)
         enqueue = _stage(worker, Stage.ENQUEUE, report) if counts["selected"] else []
         sent = total(enqueue)
         report.counts["reappeared"] = sent["reappeared"]
@@ -150,12 +146,40 @@ def _carry_out(run: Run, ledger: Ledger, report: RunReport) -> None:
     _remove_scratch(run)
 
 
+def _compare_or_end(worker: Worker, ledger: Ledger, report: RunReport) -> tuple[Counter[str], list[TaskReport]]:
+    """As _compare; but a run that a guard refuses has ended: it must not stand in the way of the next one."""
+    try:
+        return _compare(worker, report)
+    except RefusedError:
+        ledger.end(worker.run, {"run_id": worker.run.id, "status": Status.REFUSED})
+        _remove_scratch(worker.run)
+        raise
+
+
+def _compare(worker: Worker, report: RunReport) -> tuple[Counter[str], list[TaskReport]]:
+    """Index and diff, checked: their counts, and the diff tasks' reports.
+
+    Raises:
+        RefusedError: A guard refuses what was found.
+        IntegrityError: The counts don't reconcile.
+    """
+    run = worker.run
+    counts = total(_stage(worker, Stage.INDEX, report))
+    report.counts = _counts(counts)
+    guards.check_index(run, counts, content_columns(run, counts))
+    diff = _stage(worker, Stage.DIFF, report)
+    counts += total(diff)
+    report.counts = _counts(counts)
+    check_listed(run, counts)
+    return counts, diff
+
+
 def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskReport]) -> None:
     """Completes the new index, then moves the baseline to it, forward only."""
     write_meta(
         ledger.store,
         run,
-        content_columns=content_columns(counts, len(run.current.manifest.files)),
+        content_columns=content_columns(run, counts),
         identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
         parts=[report.outputs[1] for report in sorted(diff, key=lambda report: report.number)],
     )
@@ -172,7 +196,7 @@ def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskRepor
             manifest_md5=manifest.md5,
             creation_timestamp=manifest.creation_timestamp,
             source_bucket=manifest.source_bucket,
-            scope=planning.SCOPE,
+            scope=run.scope,
             filters=run.filters.to_json(),
             identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
         )
@@ -184,20 +208,19 @@ def _dry_run(job: Job, report: RunReport) -> None:
     baseline = read_baseline(LocalStore(job.state))
     report.baseline = _baseline(baseline)
     report.status, report.exit_code = Status.DRY_RUN, 0
-    reason = planning.nothing_to_do(job, baseline)
+    reason = guards.nothing_to_do(job, baseline)
     if reason is not None:
         _log.info("%s", reason)
         report.counts = {"selected": 0}
         return
-    planning.check_guards(job, baseline)
-    run = planning.plan_run(job, baseline)
+    guards.check_delivery(job, baseline)
+    run = plan_run(job, baseline)
+    guards.check_run(run)
     report.run_id = run.id
     worker = Worker(run)
     try:
         run.save()
-        counts = total(_stage(worker, Stage.INDEX, report)) + total(_stage(worker, Stage.DIFF, report))
-        report.counts = _counts(counts)
-        check_listed(run, counts)
+        counts, _ = _compare(worker, report)
         report.sample_message = _sample(worker)
         report.cost_estimate_usd = estimated_cost_usd(-(-counts["selected"] // 10))
     finally:
@@ -291,6 +314,7 @@ _COUNTS = (
     "changed",
     "newly_admitted",
     "deleted",
+    "excluded",
     "quarantined",
     "selected",
 )

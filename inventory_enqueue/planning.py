@@ -1,4 +1,4 @@
-"""Before a run: may it start, and how is its work cut into tasks?"""
+"""How a run's work is cut into tasks, and whatever else is settled before it starts."""
 
 import logging
 import math
@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from inventory_enqueue.aws.s3 import bucket_region
+from inventory_enqueue.aws.s3 import bucket_region, inventory_filter
 from inventory_enqueue.aws.session import queue_region
-from inventory_enqueue.config import Change, FirstRun, RunConfig, Sizes, SqsQueue
+from inventory_enqueue.config import FirstRun, RunConfig, Sizes, SqsQueue
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.errors import RefusedError
-from inventory_enqueue.fingerprints import MAX_FILES, Scheme
+from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
 from inventory_enqueue.index import IndexMeta
 from inventory_enqueue.manifest import InventoryFile
-from inventory_enqueue.report import iso
 from inventory_enqueue.run import Baseline, Delivery, Plan, Run, Runtime, new_run_id
 from inventory_enqueue.store import LocalStore
 from inventory_enqueue.uris import S3Url
@@ -40,82 +39,9 @@ class Job:
         return self.config.state.absolute() / self.pipeline
 
 
-SCOPE: Final = {"prefix": "", "versions": "current"}
-"""What of a bucket the index holds: all of it, and of each key the current version."""
-
 _BYTES_PER_ROW: Final = 60
 """A row of a real delivery in Parquet takes 66 to 76 bytes; fewer here, so that the estimate errs upwards."""
 _MAX_PARTITION_BITS: Final = 16
-
-
-def nothing_to_do(job: Job, baseline: Baseline | None) -> str | None:
-    """Why the delivery needs no run, or None if it does."""
-    delivery = job.delivery
-    if baseline is None or job.config.previous is not None:
-        return None
-    if delivery.manifest.md5 == baseline.manifest_md5:
-        return f"this delivery was committed before, by run {baseline.run_id}: nothing is sent"
-    if delivery.manifest.creation_timestamp < baseline.creation_timestamp:
-        return (
-            f"this delivery ({iso(delivery.manifest.creation_timestamp)}) is older than the one committed last "
-            f"({iso(baseline.creation_timestamp)}): nothing is sent"
-        )
-    return None
-
-
-def check_guards(job: Job, baseline: Baseline | None) -> None:
-    """Stops a run that would surprise its user.
-
-    Raises:
-        RefusedError: There is no baseline and no word on what to do then, the delivery is empty, or of another bucket.
-    """
-    config, delivery = job.config, job.delivery
-    where = str(delivery.location)
-    if not delivery.manifest.files:
-        raise RefusedError(
-            "the delivery has no data files, so every known key would count as deleted; wait for the next delivery",
-            where=where,
-        )
-    if len(delivery.manifest.files) > MAX_FILES:
-        raise RefusedError(f"the delivery has more than {MAX_FILES} data files", where=where)
-    if baseline is None:
-        if config.first_run is None and config.previous is None:
-            raise RefusedError(
-                "this pipeline has no baseline yet: choose --first-run seed (record what is there, send nothing), "
-                "--first-run all (send every object), or --previous MANIFEST (send what is new since that delivery)",
-                where=where,
-            )
-        return
-    if baseline.source_bucket != delivery.manifest.source_bucket:
-        raise RefusedError(
-            f"it lists the bucket {delivery.manifest.source_bucket!r}, this pipeline's baseline "
-            f"{baseline.source_bucket!r}; use another --pipeline for another bucket",
-            where=where,
-        )
-    if dict(baseline.scope) != SCOPE:
-        raise RefusedError(
-            f"this pipeline's baseline has the scope {dict(baseline.scope)}, this run {SCOPE}; use another --pipeline",
-            where=where,
-        )
-
-
-def check_content(run: Run, content_columns: tuple[str, ...]) -> None:
-    """Warns where an overwrite is invisible, and stops where only the config's columns changed.
-
-    Raises:
-        RefusedError: Changed keys are asked for, and the two deliveries don't have the same columns to tell them by.
-    """
-    if not content_columns:
-        _log.warning("the inventory has neither ETag nor Size: an overwritten object can't be seen")
-    if run.baseline is None or Change.CHANGED not in run.selected_changes:
-        return
-    known = IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
-    if known != content_columns:
-        raise RefusedError(
-            f"this delivery has {' and '.join(content_columns) or 'neither e_tag nor size'}, the baseline "
-            f"{' and '.join(known) or 'neither'}: every object would look changed; run once with --changes new",
-            where=str(run.current.location),
-        )
 
 
 def plan_run(job: Job, baseline: Baseline | None) -> Run:
@@ -149,6 +75,7 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         baseline=compared_with,
         seeding=compared_with is None and previous is None and config.first_run is FirstRun.SEED,
         source_region=_source_region(job),
+        scope=_scope(job),
         plan=_plan(job, previous, compared_with),
         runtime=job.runtime,
     )
@@ -162,7 +89,17 @@ def _plan(job: Job, previous: Delivery | None, baseline: Baseline | None) -> Pla
         partition_bits=_partition_bits(sizes, delivery, previous, baseline),
         batches=_batches(delivery.manifest.files, sizes.bytes_per_batch),
         previous_batches=() if previous is None else _batches(previous.manifest.files, sizes.bytes_per_batch),
+        content_columns=_content_columns(delivery, previous),
+        excluded_prefixes=tuple(prefix for prefix in (delivery.manifest.own_prefix,) if prefix),
     )
+
+
+def _content_columns(delivery: Delivery, previous: Delivery | None) -> tuple[str, ...]:
+    """What both deliveries have of the columns that tell changed objects, where both are read."""
+    if previous is None:
+        return CONTENT_COLUMNS
+    both = delivery.manifest.columns & previous.manifest.columns
+    return tuple(name for name in CONTENT_COLUMNS if name in both)
 
 
 def _partition_bits(sizes: Sizes, delivery: Delivery, previous: Delivery | None, baseline: Baseline | None) -> int:
@@ -187,6 +124,20 @@ def _batches(files: Sequence[InventoryFile], bytes_per_batch: int) -> tuple[tupl
         batches[-1].append(number)
         size += file.size
     return tuple(tuple(batch) for batch in batches)
+
+
+def _scope(job: Job) -> dict[str, str | None]:
+    """What part of the bucket the delivery lists, as far as that can be known."""
+    manifest = job.delivery.manifest
+    inventory_prefix = None
+    if isinstance(job.delivery.location, S3Url) and manifest.inventory_id is not None:
+        inventory_prefix = inventory_filter(job.landing.client, manifest.source_bucket, manifest.inventory_id)
+    return {
+        "prefix": "",
+        "versions": job.config.versions,
+        "inventory_id": manifest.inventory_id,
+        "inventory_prefix": inventory_prefix,
+    }
 
 
 def _source_region(job: Job) -> str:

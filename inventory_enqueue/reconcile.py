@@ -14,7 +14,7 @@ def check_listed(run: Run, counts: Counter[str]) -> None:
     Raises:
         IntegrityError: One is in none, or in two.
     """
-    classified = sum(counts[name] for name in (*_TODAY, "duplicates", "not_live", "quarantined"))
+    classified = sum(counts[name] for name in (*_TODAY, "duplicates", "not_live", "excluded", "quarantined"))
     _agree(run, "rows listed", counts["listed"], "rows classified", classified)
     known = counts["unchanged"] + counts["changed"] + counts["newly_admitted"] + counts["deleted"]
     if run.baseline is not None:
@@ -30,9 +30,10 @@ def check_sent(run: Run, counts: Counter[str], sent: Counter[str]) -> None:
     _agree(run, "keys selected", counts["selected"], "keys acknowledged or failed", sent["sent"] + sent["failed"])
 
 
-def content_columns(counts: Counter[str], files: int) -> tuple[str, ...]:
-    """Which of e_tag and size the current delivery has, in every file."""
-    return tuple(name for name in ("e_tag", "size") if counts[f"files_with_{name}"] == files)
+def content_columns(run: Run, counts: Counter[str]) -> tuple[str, ...]:
+    """What f could look at in this run: columns that the plan names, and every file of the delivery has."""
+    files = len(run.current.manifest.files)
+    return tuple(name for name in run.plan.content_columns if counts[f"files_with_{name}"] == files)
 
 
 def _agree(run: Run, one: str, number: int, other: str, other_number: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from inventory_enqueue import documents
 from inventory_enqueue.config import AwsSettings, Change, MessageFormat, SinkConfig, Sizes, sink_from_identity
 from inventory_enqueue.filters import Filters
-from inventory_enqueue.fingerprints import Scheme
+from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme, Versions
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Stage, TaskReport, iso
 from inventory_enqueue.store import LocalStore
@@ -42,8 +42,9 @@ class Baseline:
     manifest_md5: str
     creation_timestamp: datetime
     source_bucket: str
-    scope: Mapping[str, str]
-    """prefix: what part of the bucket the index holds; versions: what an identity is."""
+    scope: Mapping[str, str | None]
+    """What the index holds: prefix, of the bucket's keys; versions, what an identity is; inventory_id and
+    inventory_prefix, the inventory's configuration and its filter, null where they couldn't be known."""
     filters: Mapping[str, Any]
     identities: int
 
@@ -80,6 +81,10 @@ class Plan:
     """Numbers of the current delivery's files."""
     previous_batches: tuple[tuple[int, ...], ...]
     """Numbers of the previous delivery's files, where it is read instead of an index."""
+    content_columns: tuple[str, ...] = CONTENT_COLUMNS
+    """What f looks at: less than all where the previous delivery and the current one don't both have it."""
+    excluded_prefixes: tuple[str, ...] = ()
+    """Keys that are no news: the inventory's own files, where they lie in the bucket that it lists."""
 
     @property
     def partitions(self) -> int:
@@ -103,6 +108,8 @@ class Plan:
             "partition_bits": self.partition_bits,
             "batches": self.batches,
             "previous_batches": self.previous_batches,
+            "content_columns": self.content_columns,
+            "excluded_prefixes": self.excluded_prefixes,
         }
 
     @classmethod
@@ -113,6 +120,8 @@ class Plan:
             document["partition_bits"],
             tuple(tuple(batch) for batch in document["batches"]),
             tuple(tuple(batch) for batch in document["previous_batches"]),
+            tuple(document["content_columns"]),
+            tuple(document["excluded_prefixes"]),
         )
 
 
@@ -159,6 +168,8 @@ class Run:
     seeding: bool
     """A first run that records the delivery and sends nothing."""
     source_region: str
+    scope: Mapping[str, str | None]
+    """As Baseline.scope."""
     plan: Plan
     runtime: Runtime
 
@@ -194,6 +205,11 @@ class Run:
         return Filters(**self.config["filters"])
 
     @property
+    def versions(self) -> Versions:
+        """What an identity is."""
+        return Versions(self.config["versions"])
+
+    @property
     def message_format(self) -> MessageFormat:
         """The shape of the messages."""
         return MessageFormat(self.config["message_format"])
@@ -227,6 +243,7 @@ class Run:
             "baseline": None if self.baseline is None else self.baseline.to_json(),
             "seeding": self.seeding,
             "source_region": self.source_region,
+            "scope": dict(self.scope),
             "plan": self.plan.to_json(),
             "runtime": self.runtime.to_json(),
         }
@@ -259,6 +276,7 @@ class Run:
             baseline=Baseline.from_json(document["baseline"]) if document["baseline"] else None,
             seeding=document["seeding"],
             source_region=document["source_region"],
+            scope=document["scope"],
             plan=Plan.from_json(document["plan"], where=where),
             runtime=Runtime.from_json(document["runtime"]),
         )

@@ -5,16 +5,18 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory.html#sto
 """
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from inventory_enqueue.encoding import decode_keys
 from inventory_enqueue.errors import IntegrityError
 
 _FIELDS: list["pa.Field[Any]"] = [
-    pa.field("bucket", pa.string(), nullable=False),
-    pa.field("key", pa.string(), nullable=False),
+    pa.field("bucket", pa.string()),
+    pa.field("key", pa.string()),
     pa.field("version_id", pa.string()),
     pa.field("is_latest", pa.bool_()),
     pa.field("is_delete_marker", pa.bool_()),
@@ -24,10 +26,35 @@ _FIELDS: list["pa.Field[Any]"] = [
     pa.field("storage_class", pa.string()),
     pa.field("intelligent_tiering_access_tier", pa.string()),
 ]
-OBJECT_SCHEMA = pa.schema(_FIELDS)
-"""What a run can ask of a row. Inventory columns that no stage uses are left out, unknown ones ignored."""
+OBJECT_SCHEMA: Final = pa.schema(_FIELDS)
+"""What a run can ask of a row. Inventory columns that no stage uses are left out, unknown ones ignored.
 
-REQUIRED = frozenset({"bucket", "key"})
+A null key marks a row that was quarantined; a null version_id is the null version."""
+
+_TO_TEXT: Final = pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+
+REQUIRED: Final = frozenset({"bucket", "key"})
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """A row that can't be trusted: it is named and counted, never sent."""
+
+    position: int
+    """In its batch."""
+    reason: str
+    column: str
+    raw: bytes | None
+    """The column's value as the file holds it."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a data file."""
+
+    batch: pa.RecordBatch
+    """In OBJECT_SCHEMA's types, every row of the file in its place: a quarantined one has a null key."""
+    quarantined: tuple[QuarantinedRow, ...] = ()
 
 
 def check_columns(present: Iterable[str], *, where: str) -> frozenset[str]:
@@ -51,48 +78,113 @@ def check_columns(present: Iterable[str], *, where: str) -> frozenset[str]:
     return known
 
 
-def normalise(batch: pa.RecordBatch, columns: Iterable[str], *, source_bucket: str, where: str) -> pa.RecordBatch:
+def normalise(
+    batch: pa.RecordBatch, columns: Iterable[str], *, source_bucket: str, keys_are_encoded: bool, where: str
+) -> Rows:
     """Casts a batch to the columns asked for, in OBJECT_SCHEMA's types; absent optional ones become nulls.
 
     Args:
         batch: Rows as a format's reader gives them, with `bucket` and `key`.
-        columns: The names wanted, in order.
+        columns: The names wanted, in order; `key` among them.
         source_bucket: The bucket that every row must be of.
+        keys_are_encoded: Whether keys are URL-encoded in form style.
         where: The file and the position of the batch's first row, for errors.
 
     Raises:
-        IntegrityError: A row is of another bucket, a key is null or no UTF-8, or a value can't be cast.
+        IntegrityError: A value that isn't a text can't be read as its type.
     """
-    _check_bucket(batch.column("bucket"), source_bucket, where)
-    if batch.column("key").null_count:
-        raise IntegrityError("a row has no key", where=where)
     present = frozenset(batch.schema.names)
-    arrays = [
-        _cast(batch.column(name), OBJECT_SCHEMA.field(name), where)
-        if name in present
-        else pa.nulls(batch.num_rows, OBJECT_SCHEMA.field(name).type)
-        for name in columns
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([OBJECT_SCHEMA.field(name) for name in columns]))
+    quarantined: dict[int, QuarantinedRow] = {}
+    arrays: dict[str, pa.Array[Any]] = {}
+    _check_bucket(batch.column("bucket"), source_bucket, quarantined)
+    for name in columns:
+        field = OBJECT_SCHEMA.field(name)
+        if name not in present:
+            arrays[name] = pa.nulls(batch.num_rows, field.type)
+        elif pa.types.is_string(field.type):
+            arrays[name] = _text(name, batch.column(name), quarantined)
+        else:
+            arrays[name] = _cast(batch.column(name), field, where)
+    if keys_are_encoded:
+        arrays["key"] = _decoded(arrays["key"], quarantined)
+    _check_keys(cast("pa.StringArray", arrays["key"]), quarantined)
+    if quarantined:
+        bad = pa.array([position in quarantined for position in range(batch.num_rows)])
+        arrays["key"] = pc.if_else(bad, pa.scalar(None, pa.string()), arrays["key"])
+    if "version_id" in arrays:
+        arrays["version_id"] = _null_version(arrays["version_id"])
+    schema = pa.schema([OBJECT_SCHEMA.field(name) for name in arrays])
+    return Rows(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema), tuple(quarantined.values()))
 
 
-def _check_bucket(column: "pa.Array[Any]", source_bucket: str, where: str) -> None:
+def _check_bucket(column: "pa.Array[Any]", source_bucket: str, quarantined: dict[int, QuarantinedRow]) -> None:
     values = column.dictionary if isinstance(column, pa.DictionaryArray) else pc.unique(column)
-    others = [value for value in values.cast(pa.binary()).to_pylist() if value != source_bucket.encode()]
-    if others or (column.null_count and len(column)):
-        name = others[0].decode(errors="backslashreplace") if others and others[0] is not None else "(null)"
-        raise IntegrityError(f"a row is of bucket {name!r}, the manifest of {source_bucket!r}", where=where)
+    expected = source_bucket.encode()
+    if column.null_count == 0 and all(value == expected for value in values.cast(pa.binary()).to_pylist()):
+        return
+    plain = column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+    for position, value in enumerate(plain.cast(pa.binary()).to_pylist()):
+        if value != expected:
+            quarantined[position] = QuarantinedRow(position, "of another bucket", "bucket", value)
+
+
+def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow]) -> pa.StringArray:
+    """The column as strings; rows whose bytes are no UTF-8 are quarantined, and null here."""
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    text = cast("pa.StringArray", column.cast(options=_TO_TEXT))  # type: ignore[call-arg]  # the options hold the type
+    try:
+        # pyarrow takes invalid UTF-8 in silence, polars doesn't.
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        values = text.cast(pa.binary()).to_pylist()
+        for position, value in enumerate(values):
+            if value is not None and not _is_utf8(value):
+                quarantined.setdefault(position, QuarantinedRow(position, "no UTF-8", name, value))
+                values[position] = None
+        return cast("pa.StringArray", pa.array(values, pa.binary()).cast(pa.string()))
+    return text
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decoded(keys: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow]) -> "pa.Array[Any]":
+    decoded, undecodable = decode_keys(keys)
+    for position in undecodable:
+        raw = keys[position].as_py().encode()
+        quarantined.setdefault(position, QuarantinedRow(position, "not URL-encoded", "key", raw))
+    return decoded
+
+
+def _check_keys(keys: pa.StringArray, quarantined: dict[int, QuarantinedRow]) -> None:
+    """An object has a key of at least one byte."""
+    lengths = pc.binary_length(keys)
+    if keys.null_count or (len(lengths) and pc.min(lengths).as_py() == 0):
+        for position, length in enumerate(lengths.to_pylist()):
+            if not length:
+                quarantined.setdefault(position, QuarantinedRow(position, "without a key", "key", None))
+
+
+def _null_version(versions: "pa.Array[Any]") -> pa.StringArray:
+    """The null version is null in ORC and Parquet, an empty field in CSV; the S3 API and some stores write `null`."""
+    none = pc.is_in(versions, value_set=pa.array(["", "null"]))
+    return cast("pa.StringArray", pc.if_else(none, pa.scalar(None, pa.string()), versions))
 
 
 def _cast(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) -> "pa.Array[Any]":
     try:
         if isinstance(column, pa.DictionaryArray):
             column = column.dictionary_decode()
-        if pa.types.is_string(field.type):
-            column = column.cast(field.type)
-            column.validate(full=True)  # pyarrow takes invalid UTF-8 in silence
-            return column
-        return column.cast(field.type)
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            column = column.cast(pa.string())
+        # Foreign writers have finer timestamps: what is below a millisecond is cut off, as S3 does.
+        return column.cast(field.type, safe=not pa.types.is_timestamp(column.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = str(error).splitlines()[0][:200]
         raise IntegrityError(

@@ -80,6 +80,15 @@ def bucket_region(client: "S3Client", bucket: str) -> str | None:
         return None
 
 
+def inventory_filter(client: "S3Client", bucket: str, inventory_id: str) -> str | None:
+    """The prefix that an inventory configuration lists, "" for the whole bucket, or None where it can't be asked."""
+    try:
+        answer = client.get_bucket_inventory_configuration(Bucket=bucket, Id=inventory_id)
+    except (BotoCoreError, ClientError):
+        return None
+    return answer["InventoryConfiguration"].get("Filter", {}).get("Prefix", "")
+
+
 @contextmanager
 def _errors(url: S3Url) -> Iterator[None]:
     try:

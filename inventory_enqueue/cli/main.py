@@ -28,6 +28,7 @@ from inventory_enqueue.config import (
 )
 from inventory_enqueue.errors import InventoryEnqueueError
 from inventory_enqueue.filters import Filters
+from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.pipeline import run
 from inventory_enqueue.report import RunReport
 from inventory_enqueue.uris import Location, parse_location
@@ -100,6 +101,13 @@ def _default_state() -> Path:
     "--changes", type=ChangesType(), default="new", show_default=True, help="What is sent: comma list of new, changed."
 )
 @click.option(
+    "--versions",
+    type=click.Choice([choice.value for choice in Versions]),
+    default=Versions.CURRENT.value,
+    show_default=True,
+    help="Live objects by key, or every version by key and version.",
+)
+@click.option(
     "--include-archived", is_flag=True, help="Also send objects that must be restored before they can be read."
 )
 @click.option("--send-admitted", is_flag=True, help="Also send known keys that only a changed filter admits.")
@@ -111,6 +119,20 @@ def _default_state() -> Path:
     help="Shape of the messages.",
 )
 @click.option("--source-region", help="awsRegion in the messages (default: the bucket's).")
+@click.option(
+    "--max-shrink",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Refuse a delivery that lacks a larger share of the baseline's objects.",
+)
+@click.option(
+    "--max-quarantined",
+    type=click.FloatRange(0, 1),
+    default=0.001,
+    show_default=True,
+    help="Refuse a delivery of which a larger share of rows can't be trusted.",
+)
 @click.option("--dry-run", "-n", is_flag=True, help="Show what would be sent; touch neither queue nor state.")
 @click.option(
     "--concurrency",
@@ -180,6 +202,9 @@ def _config(options: dict[str, Any]) -> RunConfig:
             changes=options["changes"],
             filters=Filters(include_archived=options["include_archived"]),
             send_admitted=options["send_admitted"],
+            versions=Versions(options["versions"]),
+            max_shrink=options["max_shrink"],
+            max_quarantined=options["max_quarantined"],
             message_format=MessageFormat(options["message_format"]),
             source_region=options["source_region"],
             dry_run=options["dry_run"],

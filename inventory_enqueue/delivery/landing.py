@@ -24,6 +24,7 @@ class LandedFile:
 
     path: Path
     file_format: FileFormat
+    file_schema: str
     source_bucket: str
     where: str
     """Its key, for errors."""
@@ -79,7 +80,7 @@ class Landing:
             path = self._download(delivery, delivery.location, number)
         else:
             path = self._verify(_local_path(delivery.location, file), file)
-        return LandedFile(path, manifest.file_format, manifest.source_bucket, file.key)
+        return LandedFile(path, manifest.file_format, manifest.file_schema, manifest.source_bucket, file.key)
 
     def _verify(self, path: Path, file: InventoryFile) -> Path:
         """Checks a file in place; one that didn't change since isn't read again."""

@@ -12,7 +12,8 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
     """Runs all tasks of a stage and yields their reports as they end.
 
     Enqueue tasks run one at a time, since each has `concurrency` requests in flight; the others `workers` at a time,
-    each with the memory that config.Sizes states. After an error no further task is begun, and those under way end early.
+    each with the memory that config.Sizes states. After an error no further task is begun;
+    those under way end early.
 
     Raises:
         InventoryEnqueueError, OSError: As the first task that failed.

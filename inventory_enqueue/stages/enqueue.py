@@ -11,7 +11,7 @@ from inventory_enqueue import messages
 from inventory_enqueue.batching import Message, batches
 from inventory_enqueue.delivery.reading import read_rows
 from inventory_enqueue.errors import IntegrityError
-from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
+from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, Versions, row_base
 from inventory_enqueue.ledger import TaskLedger
 from inventory_enqueue.messages import MESSAGE_COLUMNS, MessageContext
 from inventory_enqueue.report import Stage, TaskReport
@@ -63,11 +63,11 @@ def read_back(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator
         if ours.is_empty():
             continue
         landed = worker.landing.land(run.current, file)
-        for batch in read_rows(landed, MESSAGE_COLUMNS, threads=True):
-            end = start + batch.num_rows
+        for read in read_rows(landed, MESSAGE_COLUMNS, threads=True):
+            end = start + read.batch.num_rows
             wanted = ours.filter(pl.col("row").is_between(start, end - 1))
             if not wanted.is_empty():
-                frame = pl.from_arrow(batch.take((wanted["row"] - start).to_arrow()))
+                frame = pl.from_arrow(read.batch.take((wanted["row"] - start).to_arrow()))
                 assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
                 yield frame.with_columns(wanted["row"], wanted["change"])
             start = end
@@ -78,7 +78,11 @@ def build_messages(run: Run, rows: pl.DataFrame) -> Iterator[Message]:
     manifest = run.current.manifest
     context = MessageContext(manifest.source_bucket, run.source_region, run.id, manifest.creation_timestamp)
     change = pl.when(pl.col("change") == CHANGED).then(pl.lit("changed")).otherwise(pl.lit("new"))
-    bodies = messages.bodies(rows.with_columns(change.alias("change")), run.message_format, context)
+    rows = rows.with_columns(change.alias("change"))
+    if run.versions is Versions.ALL:
+        # The S3 API names the null version so; the inventory leaves it empty.
+        rows = rows.with_columns(pl.col("version_id").fill_null("null"))
+    bodies = messages.bodies(rows, run.message_format, context)
     for row, key, body in zip(rows["row"], rows["key"], bodies, strict=True):
         yield Message(row, key, body)
 

@@ -3,22 +3,35 @@
 Task numbers past the current delivery's batches are those of the previous delivery, where that is read and no index.
 """
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 
+from inventory_enqueue import documents
 from inventory_enqueue.delivery.landing import LandedFile
 from inventory_enqueue.delivery.reading import columns_of, read_rows
 from inventory_enqueue.errors import IntegrityError
-from inventory_enqueue.filters import LIVE_COLUMNS, live
-from inventory_enqueue.fingerprints import ADMITTED_BIT, HASHED_COLUMNS, MAX_ROWS_PER_FILE, row_base
+from inventory_enqueue.filters import VERSION_COLUMNS, listed
+from inventory_enqueue.fingerprints import (
+    ADMITTED_BIT,
+    CONTENT_COLUMNS,
+    MAX_ROWS_PER_FILE,
+    identity_columns,
+    row_base,
+)
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Delivery, Run
+from inventory_enqueue.schema import Rows
 from inventory_enqueue.stages.spills import SpillWriter
 from inventory_enqueue.stages.worker import Worker
+
+MAX_NAMED: Final = 10_000
+"""Quarantined rows that one task names; the others are only counted."""
 
 
 def run(worker: Worker, number: int) -> TaskReport:
@@ -30,29 +43,33 @@ def run(worker: Worker, number: int) -> TaskReport:
     """
     run = worker.run
     delivery, files = batch_of(run, number)
+    side = "" if delivery is run.current else "previous_"
     counts: Counter[str] = Counter()
+    quarantine: list[dict[str, Any]] = []
     spill = spill_path(run, number)
     spill.parent.mkdir(parents=True, exist_ok=True)
     temporary = spill.with_suffix(".part")
-    writer = SpillWriter(
+    with SpillWriter(
         temporary, partition_bits=run.plan.partition_bits, rows_per_round=run.runtime.sizes.rows_per_spill
-    )
-    side = "" if delivery is run.current else "previous_"
-    for file in files:
-        landed = worker.landing.land(delivery, file)
-        present = columns_of(landed)
-        counts.update({f"{side}files_with_{name}": int(name in present) for name in ("e_tag", "size")})
-        for batch, base in _rows(run, landed, present, row_base(file)):
-            worker.check()
-            fingerprints, archived = fingerprint(run, batch, base)
-            writer.add(fingerprints)
-            counts[f"{side}listed"] += batch.num_rows
-            counts[f"{side}not_live"] += batch.num_rows - fingerprints.height
-            counts[f"{side}not_admitted"] += archived
-        counts[f"{side}bytes"] += delivery.manifest.files[file].size
-    writer.close()
+    ) as writer:
+        for file in files:
+            landed = worker.landing.land(delivery, file)
+            present = columns_of(landed)
+            counts.update({f"{side}files_with_{name}": int(name in present) for name in CONTENT_COLUMNS})
+            for rows, offset in _rows(run, landed, present):
+                worker.check()
+                writer.add(fingerprint(run, rows.batch, row_base(file) + offset, counts, side=side))
+                quarantine += _quarantine(landed, rows, offset, room=MAX_NAMED - len(quarantine))
     temporary.replace(spill)
+    if quarantine and not side:
+        lines = b"".join(documents.encode_line(record) for record in quarantine)
+        run.store.put(quarantine_name(number), lines)
     return TaskReport(Stage.INDEX, number, counts, (Output(spill.name, spill.stat().st_size, writer.rows),))
+
+
+def quarantine_name(number: int) -> str:
+    """The name of an index task's quarantined rows in the run's folder."""
+    return f"quarantine/{number:05d}.jsonl"
 
 
 def batch_of(run: Run, number: int) -> tuple[Delivery, tuple[int, ...]]:
@@ -75,33 +92,67 @@ def done(run: Run, report: TaskReport) -> bool:
     return path.is_file() and path.stat().st_size == report.outputs[0].size
 
 
-def fingerprint(run: Run, batch: pa.RecordBatch, base: int) -> tuple[pl.DataFrame, int]:
-    """The fingerprints of a batch's live rows, and how many of these the filters don't admit.
+def fingerprint(run: Run, batch: pa.RecordBatch, base: int, counts: Counter[str], *, side: str = "") -> pl.DataFrame:
+    """The fingerprints of the rows of a batch that count, in FINGERPRINT_SCHEMA.
 
     Args:
-        run: Its scheme and filters are used.
-        batch: Rows with HASHED_COLUMNS, the filters' columns and LIVE_COLUMNS where versions are listed.
+        run: Its scheme, filters and scope are used.
+        batch: Rows of schema.OBJECT_SCHEMA with the columns of _rows().
         base: The row value of the batch's first row.
+        counts: Gets how many rows were listed, and why those that have no fingerprint have none.
+        side: Prefix of the counts' names.
     """
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-    position = pl.int_range(pl.len(), dtype=pl.UInt64) + base
-    admitted = run.filters.admitted()
-    bit = pl.when(admitted).then(pl.lit(ADMITTED_BIT, pl.UInt64)).otherwise(pl.lit(0, pl.UInt64))
-    fingerprints = (
-        frame.with_columns(position.alias("row"))
-        .filter(live(frame.columns))
-        .select(*run.plan.scheme.expressions(), (pl.col("row") + bit).alias("row"))
+    frame = frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt64) + base)
+    counts[f"{side}listed"] += frame.height
+    for reason, kept in _conditions(run, frame):
+        before = frame.height
+        frame = frame.filter(kept)
+        counts[f"{side}{reason}"] += before - frame.height
+    bit = pl.when(run.filters.admitted()).then(pl.lit(ADMITTED_BIT, pl.UInt64)).otherwise(pl.lit(0, pl.UInt64))
+    expressions = run.plan.scheme.expressions(run.versions, run.plan.content_columns)
+    fingerprints = frame.select(*expressions, pl.col("row") + bit)
+    counts[f"{side}not_admitted"] += fingerprints.select((pl.col("row") < ADMITTED_BIT).sum()).item()
+    return fingerprints
+
+
+def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
+    """What a row must fulfil to count, in this order, each with the name of its count."""
+    if frame["key"].null_count():
+        yield "quarantined", pl.col("key").is_not_null()
+    if "is_delete_marker" in frame.columns:
+        yield "not_live", listed(run.versions, frame.columns)
+    for prefix in run.plan.excluded_prefixes:
+        yield "excluded", ~pl.col("key").str.starts_with(prefix)
+
+
+def _rows(run: Run, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:
+    """A file's rows with the columns that fingerprint() needs, and the position in the file of each batch's first."""
+    wanted = dict.fromkeys(
+        (
+            *identity_columns(run.versions),
+            *CONTENT_COLUMNS,
+            *(name for name in VERSION_COLUMNS if name in present),
+            *run.filters.columns(),
+        )
     )
-    return fingerprints, fingerprints.select((pl.col("row") < ADMITTED_BIT).sum()).item()
-
-
-def _rows(run: Run, landed: LandedFile, present: frozenset[str], base: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """A file's rows with the columns that fingerprint() needs, and the row value of each batch's first."""
-    wanted = [*HASHED_COLUMNS, *(name for name in LIVE_COLUMNS if name in present), *run.filters.columns()]
     offset = 0
-    for batch in read_rows(landed, wanted):
-        if offset + batch.num_rows > MAX_ROWS_PER_FILE:
+    for rows in read_rows(landed, list(wanted)):
+        if offset + rows.batch.num_rows > MAX_ROWS_PER_FILE:
             raise IntegrityError("it has more rows than a fingerprint can number", where=landed.where)
-        yield batch, base + offset
-        offset += batch.num_rows
+        yield rows, offset
+        offset += rows.batch.num_rows
+
+
+def _quarantine(landed: LandedFile, rows: Rows, offset: int, *, room: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": landed.where,
+            "position": offset + row.position,
+            "reason": row.reason,
+            "column": row.column,
+            "raw_base64": None if row.raw is None else base64.b64encode(row.raw).decode(),
+        }
+        for row in rows.quarantined[:room]
+    ]

@@ -6,6 +6,8 @@ partition's batches out of all of them. There are as many files as index tasks, 
 """
 
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import polars as pl
 import pyarrow as pa
@@ -40,11 +42,19 @@ class SpillWriter:
         if self._pending_rows >= self._rows_per_round:
             self._write_round()
 
-    def close(self) -> None:
-        """Writes what is left."""
-        if self._pending_rows:
-            self._write_round()
-        self._writer.close()
+    def __enter__(self) -> Self:
+        """The writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Writes what is left, and closes the file."""
+        try:
+            if self._pending_rows and error is None:
+                self._write_round()
+        finally:
+            self._writer.close()
 
     def _write_round(self) -> None:
         frame = pl.concat(self._pending)

@@ -1,0 +1,138 @@
+"""What keeps a run from surprising its user: each guard refuses, and names the way to go on."""
+
+import logging
+from collections import Counter
+
+from inventory_enqueue.config import Change
+from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.fingerprints import MAX_FILES
+from inventory_enqueue.index import IndexMeta
+from inventory_enqueue.planning import Job
+from inventory_enqueue.report import iso
+from inventory_enqueue.run import Baseline, Run
+
+_log = logging.getLogger(__name__)
+
+
+def nothing_to_do(job: Job, baseline: Baseline | None) -> str | None:
+    """Why the delivery needs no run, or None if it does."""
+    manifest = job.delivery.manifest
+    if baseline is None or job.config.previous is not None:
+        return None
+    if manifest.md5 == baseline.manifest_md5:
+        return f"this delivery was committed before, by run {baseline.run_id}: nothing is sent"
+    if manifest.creation_timestamp < baseline.creation_timestamp:
+        return (
+            f"this delivery ({iso(manifest.creation_timestamp)}) is older than the one committed last "
+            f"({iso(baseline.creation_timestamp)}): nothing is sent"
+        )
+    return None
+
+
+def check_delivery(job: Job, baseline: Baseline | None) -> None:
+    """Before anything is read.
+
+    Raises:
+        RefusedError: There is no baseline and no word on what to do then, or the delivery is empty or another bucket's.
+    """
+    config, manifest, where = job.config, job.delivery.manifest, str(job.delivery.location)
+    if not manifest.files and config.max_shrink < 1:
+        raise RefusedError(
+            "the delivery has no data files, so every known key would count as deleted: wait for the next delivery, or "
+            "go on with --max-shrink 1 if the bucket is empty",
+            where=where,
+        )
+    if len(manifest.files) > MAX_FILES:
+        raise RefusedError(f"the delivery has more than {MAX_FILES} data files", where=where)
+    if baseline is None and config.first_run is None and config.previous is None:
+        raise RefusedError(
+            "this pipeline has no baseline yet: choose --first-run seed (record what is there, send nothing), "
+            "--first-run all (send every object), or --previous MANIFEST (send what is new since that delivery)",
+            where=where,
+        )
+    if baseline is not None and baseline.source_bucket != manifest.source_bucket:
+        raise RefusedError(
+            f"it lists the bucket {manifest.source_bucket!r}, this pipeline's baseline {baseline.source_bucket!r}; "
+            "use another --pipeline for another bucket",
+            where=where,
+        )
+
+
+def check_run(run: Run) -> None:
+    """Once the run is planned, before anything is written.
+
+    Raises:
+        RefusedError: The baseline's index holds something else than the delivery lists.
+    """
+    if run.config["versions"] == "all" and "version_id" not in run.current.manifest.columns:
+        raise RefusedError(
+            "this inventory lists current versions only: run with --versions current", where=str(run.current.location)
+        )
+    if run.baseline is None:
+        return
+    for name, ours in run.scope.items():
+        theirs = run.baseline.scope.get(name)
+        if ours != theirs and ours is not None and theirs is not None:
+            raise RefusedError(
+                f"the {name.replace('_', ' ')} of this run is {ours!r}, that of the baseline {theirs!r}; go on with "
+                f"--previous {run.baseline.manifest_uri} (that delivery is read again, as this one), or use another "
+                "--pipeline",
+                where=str(run.current.location),
+            )
+
+
+def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]) -> None:
+    """After the index stage: is this still the bucket that we know?
+
+    Args:
+        run: The run.
+        counts: Of the index tasks.
+        content_columns: What the delivery has of the columns that tell changed objects.
+
+    Raises:
+        RefusedError: Far fewer rows than the baseline's, too many rows that can't be trusted, or changed keys are asked
+            for and can't be told.
+    """
+    where = str(run.current.location)
+    if counts["quarantined"] > run.config["max_quarantined"] * counts["listed"]:
+        raise RefusedError(
+            f"{counts['quarantined']} of {counts['listed']} rows can't be trusted (they are named in "
+            f"{run.store.path('quarantine')}), more than --max-quarantined {run.config['max_quarantined']} allows; "
+            "raise it to leave them out and go on",
+            where=where,
+        )
+    rows = _counted(counts, "")
+    known = _counted(counts, "previous_") if run.baseline is None else run.baseline.identities
+    if rows < known * (1 - run.config["max_shrink"]):
+        raise RefusedError(
+            f"the delivery has {rows} objects, the one before {known}: fewer than --max-shrink "
+            f"{run.config['max_shrink']} allows; wait for the next delivery, or raise it to go on",
+            where=where,
+        )
+    _check_content(run, content_columns)
+
+
+def _counted(counts: Counter[str], side: str) -> int:
+    reasons = ("not_live", "excluded", "quarantined")
+    return counts[f"{side}listed"] - sum(counts[f"{side}{reason}"] for reason in reasons)
+
+
+def _check_content(run: Run, content_columns: tuple[str, ...]) -> None:
+    if not content_columns:
+        _log.warning("the inventory has neither ETag nor Size: an overwritten object can't be seen")
+    if run.baseline is None:
+        return
+    known = IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
+    if known == content_columns:
+        return
+    difference = (
+        f"this delivery tells changed objects by {' and '.join(content_columns) or 'nothing'}, the baseline by "
+        f"{' and '.join(known) or 'nothing'}"
+    )
+    if Change.CHANGED in run.selected_changes:
+        raise RefusedError(
+            f"{difference}, so all would look changed: go on with --previous {run.baseline.manifest_uri} (both are "
+            "compared by what both have), or with --changes new",
+            where=str(run.current.location),
+        )
+    _log.warning("%s: all count as changed in this run; new and deleted ones are exact", difference)
