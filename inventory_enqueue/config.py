@@ -5,9 +5,10 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypedDict
 
 from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import Versions
@@ -60,7 +61,24 @@ class StandardOutput:
     """Messages are written to standard output, one a line; such a run can't be resumed."""
 
 
+@dataclass(frozen=True)
+class LatestDelivery:
+    """The newest complete delivery of an inventory configuration."""
+
+    inventory: Location
+    """The configuration's folder."""
+    day: date | None = None
+    """Only deliveries whose label is of this UTC day."""
+
+
 SinkConfig = SqsQueue | JsonLinesFile | StandardOutput
+
+
+class S3Arguments(TypedDict, total=False):
+    """Arguments that all reading calls of S3 have in common."""
+
+    RequestPayer: Literal["requester"]
+    ExpectedBucketOwner: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,21 @@ class AwsSettings:
     s3_endpoint_url: str | None = None
     sqs_endpoint_url: str | None = None
     sqs_region: str | None = None
+    no_sign_request: bool = False
+    """S3 is read without credentials: for public buckets."""
+    request_payer: bool = False
+    """We pay for the requests to S3: for requester-pays buckets."""
+    expected_bucket_owner: str | None = None
+    """The account that must own the buckets which are read."""
+
+    def s3_arguments(self) -> "S3Arguments":
+        """What each request to S3 says beside its own arguments."""
+        arguments: S3Arguments = {}
+        if self.request_payer:
+            arguments["RequestPayer"] = "requester"
+        if self.expected_bucket_owner is not None:
+            arguments["ExpectedBucketOwner"] = self.expected_bucket_owner
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -81,22 +114,47 @@ class Sizes:
     partition_bits: int | None = None
     """2 ** bits partitions; by default they follow from the number of rows."""
     rows_per_partition: int = 1_000_000
-    """About 0.2 KB of memory a row of today's and of the baseline's, for each diff task that runs at a time."""
+    """Each diff task that runs at a time holds about DIFF_BYTES_PER_ROW for each of them."""
     bytes_per_batch: int = 128 * 1024 * 1024
     """Data files are grouped up to this size into one index and one enqueue task: AWS's own Parquet files fill one."""
     rows_per_spill: int = 1_000_000
-    """An index task keeps this many fingerprints, of 28 bytes, before it partitions and writes them."""
+    """Each index task that runs at a time holds SPILL_BYTES_PER_ROW for each of these, then writes them."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Index or diff tasks at a time."""
+
+    @classmethod
+    def within(cls, memory: int) -> "Sizes":
+        """The sizes for a memory budget in bytes, beside the 150 MB of the interpreter and its libraries."""
+        workers = max(1, min(os.cpu_count() or 1, memory // MEMORY_PER_WORKER))
+        share = memory // workers
+        return cls(
+            rows_per_partition=min(1_000_000, max(1_000, share // DIFF_BYTES_PER_ROW)),
+            rows_per_spill=min(1_000_000, max(1_000, share // 2 // SPILL_BYTES_PER_ROW)),
+            workers=workers,
+        )
+
+
+DIFF_BYTES_PER_ROW: Final = 350
+"""Today's and the baseline's fingerprint of a row, sorted and compared: measured."""
+SPILL_BYTES_PER_ROW: Final = 112
+"""A fingerprint of 28 bytes, collected, joined, partitioned and written."""
+MEMORY_PER_WORKER: Final = 128 * 1024 * 1024
+"""Below this, fewer tasks run at a time."""
+DEFAULT_MEMORY: Final = 1024 * 1024 * 1024
+MIN_MEMORY: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """A run, as it was asked for."""
 
-    manifest: Location
+    manifest: Location | LatestDelivery
+    """Where the delivery is: its manifest.json, checksum file or folder; or how it is found."""
     sink: SinkConfig
     state: Path
+    max_inventory_age: timedelta | None = None
+    wait: timedelta = timedelta(0)
+    """How long to wait for a delivery that isn't there, not complete or too old."""
     previous: Location | None = None
     pipeline: str | None = None
     first_run: FirstRun | None = None
@@ -114,7 +172,7 @@ class RunConfig:
     concurrency: int = DEFAULT_CONCURRENCY
     work_dir: Path | None = None
     aws: AwsSettings = field(default_factory=AwsSettings)
-    sizes: Sizes = field(default_factory=Sizes)
+    sizes: Sizes = field(default_factory=lambda: Sizes.within(DEFAULT_MEMORY))
 
     def __post_init__(self) -> None:
         """Checks the values that no type can.

@@ -53,6 +53,10 @@ class IntegrityError(InventoryEnqueueError):
     exit_code = 7
 
 
+class ChecksumMismatchError(IntegrityError):
+    """manifest.checksum doesn't say the MD5 of manifest.json: the delivery is being written, or damaged."""
+
+
 class StoppedError(InventoryEnqueueError):
     """The run stopped before its commit; the same command resumes it."""
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.errors import ChecksumMismatchError, IntegrityError
 from inventory_enqueue.uris import is_bucket_name
 
 T = TypeVar("T")
@@ -124,23 +124,28 @@ class Manifest:
                 ],
                 where,
             ),
-            md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            md5=_md5_of(data),
         )
 
 
-def check_checksum(manifest: Manifest, checksum: bytes, *, where: str, checksum_where: str) -> None:
-    """Compares a manifest with the content of its manifest.checksum.
+def check_checksum(data: bytes, checksum: bytes, *, where: str, checksum_where: str) -> None:
+    """Compares manifest.json with the content of its manifest.checksum.
 
     Raises:
-        IntegrityError: They differ: the delivery is incomplete, was overwritten, or damaged.
+        ChecksumMismatchError: They differ: the delivery is incomplete, was overwritten, or is damaged.
     """
+    md5 = _md5_of(data)
     expected = checksum.decode("ascii", errors="replace").strip().lower()
-    if expected != manifest.md5:
-        raise IntegrityError(
-            f"its MD5 is {manifest.md5}, {checksum_where} says {expected[:40]!r}; fetch the delivery again, "
+    if expected != md5:
+        raise ChecksumMismatchError(
+            f"its MD5 is {md5}, {checksum_where} says {expected[:40]!r}; fetch the delivery again, "
             "or wait if it is being written",
             where=where,
         )
+
+
+def _md5_of(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from inventory_enqueue import guards
-from inventory_enqueue.config import RunConfig, StandardOutput
+from inventory_enqueue.config import LatestDelivery, RunConfig, StandardOutput
+from inventory_enqueue.delivery.finding import check_age, find_latest, manifest_location, wait_for
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.engines import local
 from inventory_enqueue.errors import RefusedError, StoppedError
@@ -47,9 +48,9 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
     runtime = Runtime(_work_dir(config), config.concurrency, config.aws, config.sizes)
     landing = Landing(config.aws, runtime.work_dir)
     try:
-        delivery = landing.open(config.manifest)
+        delivery = _find_delivery(config, landing)
         job = Job(config, runtime, landing, delivery, config.pipeline_name(delivery.manifest.source_bucket))
-        report.pipeline, report.source = job.pipeline, _source(delivery)
+        report.pipeline, report.source = job.pipeline, _source(delivery, config)
         if config.dry_run:
             _dry_run(job, report)
         else:
@@ -64,6 +65,24 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
     finally:
         landing.close()
     return report
+
+
+def _find_delivery(config: RunConfig, landing: Landing) -> Delivery:
+    """The delivery that is asked for, as soon as it is complete.
+
+    Raises:
+        InventoryUnavailableError: It isn't, or it is too old, and the wait is over.
+    """
+
+    def find() -> Delivery:
+        if isinstance(config.manifest, LatestDelivery):
+            delivery = find_latest(landing, config.manifest.inventory, day=config.manifest.day)
+        else:
+            delivery = landing.open(manifest_location(config.manifest))
+        check_age(delivery, config.max_inventory_age, datetime.now(tz=UTC))
+        return delivery
+
+    return wait_for(find, config.wait)
 
 
 def _begin(job: Job, ledger: Ledger, report: RunReport) -> None:
@@ -113,7 +132,7 @@ def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
     unfinished.save()
     same = unfinished.current.manifest.md5 == job.delivery.manifest.md5
     _log.info("going on with the unfinished run %s (%s)", unfinished.id, unfinished.current.location)
-    first = report if same else RunReport(pipeline=report.pipeline, source=_source(unfinished.current))
+    first = report if same else RunReport(pipeline=report.pipeline, source=_source(unfinished.current, job.config))
     try:
         _carry_out(unfinished, ledger, first)
     finally:
@@ -277,11 +296,11 @@ def _remove_scratch(run: Run) -> None:
     shutil.rmtree(run.runtime.work_dir / run.id, ignore_errors=True)
 
 
-def _source(delivery: Delivery) -> dict[str, object]:
+def _source(delivery: Delivery, config: RunConfig) -> dict[str, object]:
     manifest = delivery.manifest
     age = datetime.now(tz=UTC) - manifest.creation_timestamp
     return {
-        "kind": "manifest",
+        "kind": "inventory" if isinstance(config.manifest, LatestDelivery) else "manifest",
         "manifest": str(delivery.location),
         "manifest_md5": manifest.md5,
         "created": iso(manifest.creation_timestamp),

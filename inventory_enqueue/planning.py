@@ -11,6 +11,7 @@ from typing import Final
 from inventory_enqueue.aws.s3 import bucket_region, inventory_filter
 from inventory_enqueue.aws.session import queue_region
 from inventory_enqueue.config import FirstRun, RunConfig, Sizes, SqsQueue
+from inventory_enqueue.delivery.finding import manifest_location
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
@@ -52,7 +53,7 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         RefusedError: The previous delivery is of another bucket.
     """
     config, delivery, landing = job.config, job.delivery, job.landing
-    previous = None if config.previous is None else landing.open(config.previous)
+    previous = None if config.previous is None else landing.open(manifest_location(config.previous))
     if previous is not None and previous.manifest.source_bucket != delivery.manifest.source_bucket:
         raise RefusedError(
             f"it lists the bucket {previous.manifest.source_bucket!r}, {delivery.location} lists "

@@ -281,6 +281,14 @@ class Run:
             runtime=Runtime.from_json(document["runtime"]),
         )
 
+    def batch(self, number: int) -> tuple[Delivery, tuple[int, ...]]:
+        """The delivery and the file numbers of an index task."""
+        if number < len(self.plan.batches):
+            return self.current, self.plan.batches[number]
+        if self.previous is None:
+            raise IndexError(f"run {self.id} has no index task {number}")
+        return self.previous, self.plan.previous_batches[number - len(self.plan.batches)]
+
     def with_runtime(self, runtime: Runtime) -> "Run":
         """The same run, worked on from another place or at another pace."""
         return replace(self, runtime=runtime)

@@ -22,8 +22,8 @@ class S3Url:
 
     def sibling(self, name: str) -> "S3Url":
         """The object of this name beside this one."""
-        folder = self.key.rpartition("/")[0]
-        return S3Url(self.bucket, f"{folder}/{name}" if folder else name)
+        folder, slash, _ = self.key.rpartition("/")
+        return S3Url(self.bucket, f"{folder}{slash}{name}")
 
 
 Location = S3Url | Path

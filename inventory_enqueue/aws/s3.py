@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from inventory_enqueue.config import S3Arguments
 from inventory_enqueue.errors import InventoryEnqueueError, PreflightError, StoppedError
 from inventory_enqueue.uris import S3Url
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 _CHUNK = 1024 * 1024
+_DOWNLOAD_ATTEMPTS = 3
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled"})
 _FATAL = _DENIED | {
@@ -36,7 +38,7 @@ class ObjectNotFoundError(Exception):
     """The object isn't there; whoever asked knows what that means."""
 
 
-def get_object(client: "S3Client", url: S3Url) -> bytes:
+def get_object(client: "S3Client", url: S3Url, arguments: S3Arguments) -> bytes:
     """An object's bytes.
 
     Raises:
@@ -45,21 +47,33 @@ def get_object(client: "S3Client", url: S3Url) -> bytes:
         StoppedError: S3 can't be reached.
     """
     with _errors(url):
-        body = client.get_object(Bucket=url.bucket, Key=url.key)["Body"]
+        body = client.get_object(Bucket=url.bucket, Key=url.key, **arguments)["Body"]
         with closing(body):
             return body.read()
 
 
-def download(client: "S3Client", url: S3Url, target: Path) -> tuple[int, str]:
+def download(client: "S3Client", url: S3Url, arguments: S3Arguments, target: Path) -> tuple[int, str]:
     """Writes an object to a file and returns its size and hex MD5, counted over the bytes as they came.
+
+    A connection that breaks in the middle is tried again from the start, as botocore does for the request alone.
 
     Raises:
         ObjectNotFoundError, PreflightError, StoppedError: As get_object.
     """
+    for attempt in range(1, _DOWNLOAD_ATTEMPTS + 1):
+        try:
+            return _download(client, url, arguments, target)
+        except StoppedError:
+            if attempt == _DOWNLOAD_ATTEMPTS:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def _download(client: "S3Client", url: S3Url, arguments: S3Arguments, target: Path) -> tuple[int, str]:
     digest = hashlib.md5(usedforsecurity=False)
     size = 0
     with _errors(url):
-        body = client.get_object(Bucket=url.bucket, Key=url.key)["Body"]
+        body = client.get_object(Bucket=url.bucket, Key=url.key, **arguments)["Body"]
         with closing(body), target.open("wb") as file:
             for chunk in body.iter_chunks(_CHUNK):
                 digest.update(chunk)

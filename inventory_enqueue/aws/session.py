@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -27,6 +28,7 @@ def s3_client(settings: AwsSettings, *, connections: int = 10) -> "S3Client":
         PreflightError: The profile doesn't exist, or another setting can't be used.
     """
     config = Config(
+        signature_version=UNSIGNED if settings.no_sign_request else None,
         connect_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
         retries={"mode": "standard", "total_max_attempts": _S3_ATTEMPTS},

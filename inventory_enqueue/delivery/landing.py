@@ -1,14 +1,17 @@
 """A delivery's files, from where they are to a verified local path."""
 
 import hashlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 from inventory_enqueue.aws import s3
 from inventory_enqueue.aws.session import s3_client
-from inventory_enqueue.config import AwsSettings
+from inventory_enqueue.config import AwsSettings, S3Arguments
 from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, PreflightError
 from inventory_enqueue.manifest import FileFormat, InventoryFile, Manifest, check_checksum
 from inventory_enqueue.run import Delivery
@@ -16,6 +19,10 @@ from inventory_enqueue.uris import Location, S3Url
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+
+DOWNLOADS: Final = 4
+"""Data files that are fetched at a time. Each takes a thread and 1 MiB; its bytes go to the scratch space."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,14 @@ class Landing:
         self._settings = settings
         self._scratch = scratch
         self._verified: dict[Path, tuple[int, int, int]] = {}
+        self._downloads: dict[tuple[str, int], Future[Path]] = {}
+        self._pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="download")
+        self._lock = Lock()
+
+    @property
+    def arguments(self) -> S3Arguments:
+        """What each request to S3 says beside its own arguments."""
+        return self._settings.s3_arguments()
 
     @cached_property
     def client(self) -> "S3Client":
@@ -63,9 +78,14 @@ class Landing:
         checksum = self._read(
             checksum_location, "there is no checksum file: the delivery isn't complete yet; wait until it is"
         )
-        manifest = Manifest.parse(data, where=str(location))
-        check_checksum(manifest, checksum, where=str(location), checksum_where=str(checksum_location))
-        return Delivery(location, manifest, data)
+        check_checksum(data, checksum, where=str(location), checksum_where=str(checksum_location))
+        return Delivery(location, Manifest.parse(data, where=str(location)), data)
+
+    def prefetch(self, delivery: Delivery, numbers: Iterable[int]) -> None:
+        """Begins to download data files that land() will be asked for soon, while the caller decodes others."""
+        if isinstance(delivery.location, S3Url):
+            for number in numbers:
+                self._begin(delivery, number)
 
     def land(self, delivery: Delivery, number: int) -> LandedFile:
         """A verified local copy of a data file; the file itself where the delivery is local.
@@ -77,10 +97,29 @@ class Landing:
         manifest = delivery.manifest
         file = manifest.files[number]
         if isinstance(delivery.location, S3Url):
-            path = self._download(delivery, delivery.location, number)
+            path = self._begin(delivery, number).result()
         else:
             path = self._verify(_local_path(delivery.location, file), file)
         return LandedFile(path, manifest.file_format, manifest.file_schema, manifest.source_bucket, file.key)
+
+    def release(self, delivery: Delivery, number: int) -> None:
+        """Removes a downloaded copy; land() fetches it again."""
+        if isinstance(delivery.location, S3Url):
+            with self._lock:
+                self._downloads.pop((delivery.manifest.md5, number), None)
+            self._copy(delivery.manifest.files[number]).unlink(missing_ok=True)
+
+    def _begin(self, delivery: Delivery, number: int) -> "Future[Path]":
+        """The download of a file: begun now, or before."""
+        with self._lock:
+            identity = (delivery.manifest.md5, number)
+            if identity not in self._downloads:
+                self._downloads[identity] = self._pool.submit(self._download, delivery, number)
+            return self._downloads[identity]
+
+    def _copy(self, file: InventoryFile) -> Path:
+        # The MD5 alone names the copy: no key from outside becomes a path.
+        return self._scratch / f"{file.md5_checksum}-{file.size}"
 
     def _verify(self, path: Path, file: InventoryFile) -> Path:
         """Checks a file in place; one that didn't change since isn't read again."""
@@ -94,40 +133,41 @@ class Landing:
         return path
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Ends the downloads and closes the connections."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
         if "client" in self.__dict__:
             self.client.close()
 
     def _read(self, location: Location, absent: str) -> bytes:
         try:
             if isinstance(location, S3Url):
-                return s3.get_object(self.client, location)
+                return s3.get_object(self.client, location, self.arguments)
             return location.read_bytes()
         except (s3.ObjectNotFoundError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise InventoryUnavailableError(absent, where=str(location)) from error
         except OSError as error:
             raise PreflightError(f"it can't be read ({error.strerror})", where=str(location)) from error
 
-    def _download(self, delivery: Delivery, manifest_url: S3Url, number: int) -> Path:
+    def _download(self, delivery: Delivery, number: int) -> Path:
         file = delivery.manifest.files[number]
-        # The MD5 alone names the copy: no key from outside becomes a path, and equal files are fetched once.
-        target = self._scratch / f"{file.md5_checksum}-{file.size}"
+        target = self._copy(file)
         if target.exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Two tasks may land the same content at once: each writes a file of its own, and either may win.
+        # Two files may have the same content: each is written under a name of its own, and either may win.
         temporary = target.with_name(f"{target.name}.{number}.part")
         try:
-            url, (size, md5) = self._first_found(delivery, manifest_url, file, temporary)
+            url, (size, md5) = self._first_found(delivery, file, temporary)
             _check(file, size, md5, where=str(url))
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
         return target
 
-    def _first_found(
-        self, delivery: Delivery, manifest_url: S3Url, file: InventoryFile, target: Path
-    ) -> tuple[S3Url, tuple[int, str]]:
+    def _first_found(self, delivery: Delivery, file: InventoryFile, target: Path) -> tuple[S3Url, tuple[int, str]]:
+        """Downloads a file from where the manifest says, else from beside it, where a copied delivery has it."""
+        manifest_url = delivery.location
+        assert isinstance(manifest_url, S3Url)  # noqa: S101 - only deliveries in S3 are downloaded
         folder = manifest_url.key.rpartition("/")[0]
         config_folder = folder.rpartition("/")[0]
         beside = "/".join(part for part in (config_folder, "data", file.name) if part)
@@ -139,7 +179,7 @@ class Landing:
         denied: s3.AccessDeniedError | None = None
         for url in dict.fromkeys(candidates):
             try:
-                return url, s3.download(self.client, url, target)
+                return url, s3.download(self.client, url, self.arguments, target)
             except s3.ObjectNotFoundError:
                 continue
             except s3.AccessDeniedError as error:

@@ -71,6 +71,8 @@ def read_back(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator
                 assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
                 yield frame.with_columns(wanted["row"], wanted["change"])
             start = end
+        if not worker.keeps_downloads:
+            worker.landing.release(run.current, file)
 
 
 def build_messages(run: Run, rows: pl.DataFrame) -> Iterator[Message]:

@@ -25,7 +25,7 @@ from inventory_enqueue.fingerprints import (
     row_base,
 )
 from inventory_enqueue.report import Output, Stage, TaskReport
-from inventory_enqueue.run import Delivery, Run
+from inventory_enqueue.run import Run
 from inventory_enqueue.schema import Rows
 from inventory_enqueue.stages.spills import SpillWriter
 from inventory_enqueue.stages.worker import Worker
@@ -42,7 +42,8 @@ def run(worker: Worker, number: int) -> TaskReport:
         PreflightError, StoppedError: A file can't be fetched.
     """
     run = worker.run
-    delivery, files = batch_of(run, number)
+    delivery, files = run.batch(number)
+    worker.fetch_ahead(number)
     side = "" if delivery is run.current else "previous_"
     counts: Counter[str] = Counter()
     quarantine: list[dict[str, Any]] = []
@@ -60,6 +61,8 @@ def run(worker: Worker, number: int) -> TaskReport:
                 worker.check()
                 writer.add(fingerprint(run, rows.batch, row_base(file) + offset, counts, side=side))
                 quarantine += _quarantine(landed, rows, offset, room=MAX_NAMED - len(quarantine))
+            if not worker.keeps_downloads:
+                worker.landing.release(delivery, file)
     temporary.replace(spill)
     if quarantine and not side:
         lines = b"".join(documents.encode_line(record) for record in quarantine)
@@ -70,15 +73,6 @@ def run(worker: Worker, number: int) -> TaskReport:
 def quarantine_name(number: int) -> str:
     """The name of an index task's quarantined rows in the run's folder."""
     return f"quarantine/{number:05d}.jsonl"
-
-
-def batch_of(run: Run, number: int) -> tuple[Delivery, tuple[int, ...]]:
-    """The delivery and the file numbers of an index task."""
-    if number < len(run.plan.batches):
-        return run.current, run.plan.batches[number]
-    if run.previous is None:
-        raise IntegrityError(f"the run has no index task {number}", where=run.id)
-    return run.previous, run.plan.previous_batches[number - len(run.plan.batches)]
 
 
 def spill_path(run: Run, number: int) -> Path:

@@ -1,11 +1,13 @@
 """What the tasks of a run share within a process, made from the run's file alone: any process can take any task."""
 
+import shutil
 from functools import cached_property
 from threading import Event
 
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.errors import StoppedError
+from inventory_enqueue.report import Stage
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
@@ -23,6 +25,23 @@ class Worker:
     def stop(self) -> None:
         """Makes the tasks that are under way end early, with StoppedError."""
         self._stop.set()
+
+    def fetch_ahead(self, number: int) -> None:
+        """Begins to download the files of an index task, and those of the tasks that come next: one for each worker."""
+        last = min(number + self.run.runtime.sizes.workers, self.run.plan.tasks(Stage.INDEX) - 1)
+        for task in range(number, last + 1):
+            self.landing.prefetch(*self.run.batch(task))
+
+    @cached_property
+    def keeps_downloads(self) -> bool:
+        """Whether data files stay in the scratch space from index to enqueue, or are fetched twice: a question of room.
+
+        Half of the free space is left to the spills and to others.
+        """
+        scratch = self.run.scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        previous = 0 if self.run.previous is None else self.run.previous.manifest.total_bytes
+        return self.run.current.manifest.total_bytes + previous < shutil.disk_usage(scratch).free // 2
 
     def check(self) -> None:
         """Called by the tasks between two batches of rows.

@@ -6,8 +6,8 @@ from typing import Final, Protocol, Self
 
 import pyarrow as pa
 
-BATCH_ROWS: Final = 131_072
-"""Rows a batch: about 20 MB of the columns that the stages read."""
+BATCH_ROWS: Final = 65_536
+"""Rows a batch: about 10 MB of the columns that the stages read, and at most 70 MB, with keys of 1,024 bytes."""
 
 
 class RowSource(Protocol):

@@ -1,0 +1,211 @@
+"""The options of the main job, by subject, and what they make: a RunConfig."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from inventory_enqueue.cli.types import ChangesType, DayType, DurationType, LocationType, SizeType
+from inventory_enqueue.config import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_MEMORY,
+    MAX_CONCURRENCY,
+    MIN_MEMORY,
+    AwsSettings,
+    FirstRun,
+    JsonLinesFile,
+    LatestDelivery,
+    MessageFormat,
+    RunConfig,
+    SinkConfig,
+    Sizes,
+    SqsQueue,
+    StandardOutput,
+)
+from inventory_enqueue.delivery.events import manifest_of_event
+from inventory_enqueue.filters import Filters
+from inventory_enqueue.fingerprints import Versions
+from inventory_enqueue.uris import Location
+
+
+def _default_state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "inventory-enqueue"
+
+
+def _names(choices: type[FirstRun | MessageFormat | Versions]) -> click.Choice[str]:
+    return click.Choice([choice.value for choice in choices])
+
+
+_FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+
+_SOURCE: Final = [
+    click.option(
+        "--manifest",
+        metavar="URI",
+        help="manifest.json, its checksum or its folder, s3://… or a path; - reads the event for it from stdin.",
+    ),
+    click.option("--inventory", type=LocationType(), help="An inventory's folder: takes the newest complete delivery."),
+    click.option("--date", "day", type=DayType(), help="With --inventory: the newest complete one of this UTC day."),
+    click.option("--max-inventory-age", type=DurationType(), help="Refuse an older delivery, such as 36h."),
+    click.option("--wait", type=DurationType(), default="0", help="Wait so long for the delivery to be complete."),
+    click.option("--previous", type=LocationType(), help="Manifest to compare with, instead of the baseline."),
+]
+_SINK: Final = [
+    click.option("--queue-url", help="URL of the SQS queue."),
+    click.option("--output", metavar="FILE", help="Append messages to FILE as JSON Lines instead; - for stdout."),
+    click.option(
+        "--message-format",
+        type=_names(MessageFormat),
+        default=MessageFormat.S3_EVENT.value,
+        show_default=True,
+        help="Shape of the messages.",
+    ),
+    click.option("--source-region", help="awsRegion in the messages (default: the bucket's)."),
+]
+_STATE: Final = [
+    click.option("--state", type=_FOLDER, default=_default_state, show_default="XDG state folder", help="The state."),
+    click.option("--pipeline", help="Name in the state (default: derived from bucket and sink)."),
+    click.option(
+        "--first-run", type=_names(FirstRun), help="Without a baseline: record the delivery only, or send all of it."
+    ),
+]
+_SELECTION: Final = [
+    click.option("--changes", type=ChangesType(), default="new", show_default=True, help="Comma list: new, changed."),
+    click.option(
+        "--versions",
+        type=_names(Versions),
+        default=Versions.CURRENT.value,
+        show_default=True,
+        help="Live objects by key, or every version by key and version.",
+    ),
+    click.option("--include-archived", is_flag=True, help="Also objects that must be restored to be read."),
+    click.option("--send-admitted", is_flag=True, help="Also known keys that only a changed filter admits."),
+]
+_GUARDS: Final = [
+    click.option(
+        "--max-shrink",
+        type=click.FloatRange(0, 1),
+        default=0.5,
+        show_default=True,
+        help="Refuse a delivery that lacks a larger share of the baseline's objects.",
+    ),
+    click.option(
+        "--max-quarantined",
+        type=click.FloatRange(0, 1),
+        default=0.001,
+        show_default=True,
+        help="Refuse a delivery of which a larger share of rows can't be trusted.",
+    ),
+    click.option("--dry-run", "-n", is_flag=True, help="Show what would be sent; touch neither queue nor state."),
+]
+_RESOURCES: Final = [
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, MAX_CONCURRENCY),
+        default=DEFAULT_CONCURRENCY,
+        show_default=True,
+        help="SQS requests in flight.",
+    ),
+    click.option("--memory", type=SizeType(), default=DEFAULT_MEMORY, show_default="1GiB", help="Memory budget."),
+    click.option("--work-dir", type=_FOLDER, help="Scratch space (default: XDG cache folder)."),
+]
+_AWS: Final = [
+    click.option("--profile", help="AWS profile."),
+    click.option("--region", help="AWS region."),
+    click.option("--endpoint-url", help="Endpoint of S3 and SQS."),
+    click.option("--s3-endpoint-url", help="Endpoint of S3."),
+    click.option("--sqs-endpoint-url", help="Endpoint of SQS."),
+    click.option("--sqs-region", help="Region of the queue."),
+    click.option("--no-sign-request", is_flag=True, help="Read S3 without credentials: public buckets."),
+    click.option("--request-payer", type=click.Choice(["requester"]), help="Pay for the requests to S3."),
+    click.option("--expected-bucket-owner", metavar="ACCOUNT", help="The account that must own the buckets read."),
+]
+_OUTPUT: Final = [
+    click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on stdout."),
+    click.option("--quiet", "-q", is_flag=True, help="Warnings and errors only."),
+    click.option("--verbose", "-v", is_flag=True, help="More about what is done."),
+]
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command all options of the main job."""
+    groups = (_SOURCE, _SINK, _STATE, _SELECTION, _GUARDS, _RESOURCES, _AWS, _OUTPUT)
+    for option in reversed([option for group in groups for option in group]):
+        command = option(command)
+    return command
+
+
+def run_config(options: dict[str, Any]) -> RunConfig:
+    """What the options ask for.
+
+    Raises:
+        click.UsageError: They contradict each other, or one is missing.
+    """
+    sink = _sink(options)
+    if isinstance(sink, StandardOutput) and options["as_json"]:
+        raise click.UsageError("--json and --output - both need standard output: write the messages to a file")
+    if options["memory"] < MIN_MEMORY:
+        raise click.UsageError(f"--memory: at least {MIN_MEMORY // 1024**2}MiB are needed")
+    try:
+        return RunConfig(
+            manifest=_source(options),
+            max_inventory_age=options["max_inventory_age"],
+            wait=options["wait"],
+            sink=sink,
+            state=options["state"],
+            previous=options["previous"],
+            pipeline=options["pipeline"],
+            first_run=None if options["first_run"] is None else FirstRun(options["first_run"]),
+            changes=options["changes"],
+            filters=Filters(include_archived=options["include_archived"]),
+            send_admitted=options["send_admitted"],
+            versions=Versions(options["versions"]),
+            max_shrink=options["max_shrink"],
+            max_quarantined=options["max_quarantined"],
+            message_format=MessageFormat(options["message_format"]),
+            source_region=options["source_region"],
+            dry_run=options["dry_run"],
+            concurrency=options["concurrency"],
+            work_dir=options["work_dir"],
+            sizes=Sizes.within(options["memory"]),
+            aws=_aws(options),
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _source(options: dict[str, Any]) -> Location | LatestDelivery:
+    manifest, inventory = options["manifest"], options["inventory"]
+    if (manifest is None) == (inventory is None):
+        raise click.UsageError("name one of --manifest (a delivery) and --inventory (the newest under a folder)")
+    if inventory is not None:
+        return LatestDelivery(inventory, options["day"])
+    if options["day"] is not None:
+        raise click.UsageError("--date chooses among the deliveries under --inventory; --manifest names one already")
+    location: Location = manifest_of_event(sys.stdin.read()) if manifest == "-" else LocationType().parse(manifest)
+    return location
+
+
+def _sink(options: dict[str, Any]) -> SinkConfig:
+    queue_url, output = options["queue_url"], options["output"]
+    if (queue_url is None) == (output is None):
+        raise click.UsageError("name one of --queue-url and --output: where the messages go")
+    if output is None:
+        return SqsQueue(queue_url)
+    return StandardOutput() if output == "-" else JsonLinesFile(Path(output).absolute())
+
+
+def _aws(options: dict[str, Any]) -> AwsSettings:
+    return AwsSettings(
+        profile=options["profile"],
+        region=options["region"],
+        s3_endpoint_url=options["s3_endpoint_url"] or options["endpoint_url"],
+        sqs_endpoint_url=options["sqs_endpoint_url"] or options["endpoint_url"],
+        sqs_region=options["sqs_region"],
+        no_sign_request=options["no_sign_request"],
+        request_payer=options["request_payer"] is not None,
+        expected_bucket_owner=options["expected_bucket_owner"],
+    )
