@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict
+from urllib.parse import urlsplit
 
 from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import Versions
@@ -47,6 +48,20 @@ class SqsQueue:
     """Messages go to a queue."""
 
     queue_url: str
+
+    def __post_init__(self) -> None:
+        """Checks the URL.
+
+        Raises:
+            ValueError: It is none.
+        """
+        try:
+            url = urlsplit(self.queue_url)
+            valid = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(f"{self.queue_url!r} is no queue's URL, https://sqs.REGION.amazonaws.com/ACCOUNT/NAME")
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,11 @@ class RunConfig:
                 raise ValueError(f"{name} {share}: a share from 0 to 1 was expected")
         if not self.changes:
             raise ValueError("no kind of change is selected")
+
+    @property
+    def kind(self) -> str:
+        """How the delivery is found: manifest or inventory."""
+        return "inventory" if isinstance(self.manifest, LatestDelivery) else "manifest"
 
     def pipeline_name(self, source_bucket: str) -> str:
         """The name in the state: the given one, or one derived from (source bucket, sink)."""

@@ -4,9 +4,10 @@ import logging
 from collections import Counter
 
 from inventory_enqueue.config import Change
-from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.errors import InventoryUnavailableError, RefusedError
 from inventory_enqueue.fingerprints import MAX_FILES
 from inventory_enqueue.index import IndexMeta
+from inventory_enqueue.ledger import Ledger
 from inventory_enqueue.planning import Job
 from inventory_enqueue.report import iso
 from inventory_enqueue.run import Baseline, Run
@@ -27,6 +28,20 @@ def nothing_to_do(job: Job, baseline: Baseline | None) -> str | None:
             f"({iso(baseline.creation_timestamp)}): nothing is sent"
         )
     return None
+
+
+def check_state(job: Job, baseline: Baseline | None, ledger: Ledger) -> None:
+    """Never takes everything for new because a file was lost.
+
+    Raises:
+        InventoryUnavailableError: There are indexes, but no baseline.
+    """
+    if baseline is None and job.config.previous is None and ledger.store.names("indexes"):
+        raise InventoryUnavailableError(
+            "this pipeline has an index, but its baseline.json is gone: restore it from a backup, name the delivery to "
+            "compare with by --previous, or start anew with another --pipeline and --first-run",
+            where=str(ledger.store.path("baseline.json")),
+        )
 
 
 def check_delivery(job: Job, baseline: Baseline | None) -> None:

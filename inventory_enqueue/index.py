@@ -16,6 +16,7 @@ import polars as pl
 from inventory_enqueue import documents
 from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions, partition
+from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run, index_folder
 from inventory_enqueue.store import LocalStore
@@ -58,22 +59,34 @@ class IndexMeta:
         name = f"{folder}/meta.json"
         where = str(store.path(name))
         try:
-            document = documents.decode(store.get(name), where=where)
+            data = store.get(name)
         except FileNotFoundError as error:
             raise InventoryUnavailableError(
                 "the baseline's index is gone: name the delivery to compare with by --previous, or start anew with "
                 "another --pipeline and --first-run seed (sends nothing) or all (sends everything)",
                 where=where,
             ) from error
-        return cls(
-            Scheme.from_json(document["scheme"], where=where),
-            document["partition_bits"],
-            Versions(document["versions"]),
-            tuple(document["content_columns"]),
-            document["rows"],
-            document["identities"],
-            tuple(Output(**part) for part in document["parts"]),
-        )
+
+        def build(document: dict[str, Any]) -> IndexMeta:
+            return cls(
+                Scheme.from_json(document["scheme"], where=where),
+                int(document["partition_bits"]),
+                Versions(document["versions"]),
+                tuple(document["content_columns"]),
+                int(document["rows"]),
+                int(document["identities"]),
+                tuple(Output(**part) for part in document["parts"]),
+            )
+
+        return documents.parse(data, build, where=where)
+
+
+def read_manifest(store: LocalStore, folder: str) -> Manifest | None:
+    """The manifest of an index's delivery, or None where it is gone."""
+    name = f"{folder}/manifest.json"
+    if not store.exists(name):
+        return None
+    return Manifest.parse(store.get(name), where=str(store.path(name)))
 
 
 def read_part(store: LocalStore, folder: str, meta: IndexMeta, number: int, *, partition_bits: int) -> pl.DataFrame:

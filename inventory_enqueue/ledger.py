@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from inventory_enqueue import documents
 from inventory_enqueue.errors import LockedError, PreflightError
-from inventory_enqueue.fingerprints import FILE_SHIFT, MAX_ROWS_PER_FILE
+from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
 from inventory_enqueue.report import iso
 from inventory_enqueue.run import Baseline, Run, index_folder
 from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
@@ -110,7 +110,7 @@ def read_baseline(store: LocalStore) -> Baseline | None:
     """Reads baseline.json without the lock: enough for a dry run."""
     if not store.exists("baseline.json"):
         return None
-    return Baseline.from_json(documents.decode(store.get("baseline.json"), where=str(store.path("baseline.json"))))
+    return documents.parse(store.get("baseline.json"), Baseline.from_json, where=str(store.path("baseline.json")))
 
 
 def _holder(store: LocalStore) -> str:
@@ -156,17 +156,20 @@ class TaskLedger:
     def acknowledged(self) -> Iterator[tuple[int, int]]:
         """The rows that the queue accepted in any attempt, as ranges (first, last)."""
         for name in self._store.names(self._acks):
-            for line in whole_lines(self._store.get(f"{self._acks}/{name}")):
-                record = json.loads(line)
-                if "file" not in record:
-                    documents.decode(line, where=str(self._store.path(f"{self._acks}/{name}")))
-                    continue
-                base = record["file"] << FILE_SHIFT
-                yield from ((base + first, base + last) for first, last in record["rows"])
+            where = str(self._store.path(f"{self._acks}/{name}"))
+            header, *answers = whole_lines(self._store.get(f"{self._acks}/{name}")) or [documents.encode_line({})]
+            documents.parse(header, dict, where=where)
+            try:
+                for line in answers:
+                    record = json.loads(line)
+                    base = row_base(record["file"])
+                    yield from ((base + first, base + last) for first, last in record["rows"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise documents.damaged(where) from error
 
     def failed(self) -> list[int]:
         """The rows that stand in the failures files of any attempt."""
-        return [record["row"] for record in self._failure_lines()]
+        return [int(record["row"]) for record in self._failure_lines()]
 
     def failure_lines(self) -> bytes:
         """The failures of all attempts, one a row."""
@@ -218,7 +221,7 @@ class TaskLedger:
     def _failure_lines(self) -> Iterator[dict[str, Any]]:
         for name in self._store.names(self._failures):
             for line in whole_lines(self._store.get(f"{self._failures}/{name}")):
-                yield documents.decode(line, where=str(self._store.path(f"{self._failures}/{name}")))
+                yield documents.parse(line, dict, where=str(self._store.path(f"{self._failures}/{name}")))
 
 
 def _next_attempt(store: LocalStore, folder: str) -> AppendLog:

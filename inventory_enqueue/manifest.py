@@ -106,7 +106,7 @@ class Manifest:
         """
         try:
             document = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise IntegrityError(f"not JSON ({error}); is this a manifest.json?", where=where) from error
         if not isinstance(document, dict):
             raise IntegrityError("a JSON object was expected; is this a manifest.json?", where=where)
@@ -115,7 +115,7 @@ class Manifest:
             source_bucket=field("sourceBucket", _bucket_name),
             destination_bucket=field("destinationBucket", _bucket_of_arn),
             creation_timestamp=field("creationTimestamp", _epoch_ms),
-            file_format=field("fileFormat", FileFormat),
+            file_format=field("fileFormat", _file_format),
             file_schema=field("fileSchema", _text),
             files=_unique(
                 [
@@ -162,7 +162,7 @@ class _Fields:
         try:
             return convert(value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise IntegrityError(f"{name} is {str(value)[:80]!r}: {error}", where=self.where) from error
+            raise IntegrityError(f"{name} is {str(value)[:80]!r}: {str(error)[:200]}", where=self.where) from error
 
 
 def _file(field: _Fields) -> InventoryFile:
@@ -188,6 +188,7 @@ def csv_columns(file_schema: str) -> list[str]:
 def _text(value: Any) -> str:  # noqa: ANN401 - JSON values have any type until they passed here
     if not isinstance(value, str) or not value:
         raise ValueError("a text was expected")
+    value.encode()  # a lone surrogate is JSON, but no text that S3 has
     return value
 
 
@@ -210,8 +211,17 @@ def _md5(value: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _epoch_ms(value: Any) -> datetime:  # noqa: ANN401 - as above
+    if isinstance(value, bool):
+        raise TypeError("a number of milliseconds was expected")
     # AWS writes a string of digits; some S3-compatible stores write a number.
     return datetime.fromtimestamp(int(value) / 1000, tz=UTC)
+
+
+def _file_format(value: Any) -> FileFormat:  # noqa: ANN401 - as above
+    try:
+        return FileFormat(value)
+    except ValueError:
+        raise ValueError(f"{', '.join(FileFormat)} can be read") from None
 
 
 def _bucket_name(value: Any) -> str:  # noqa: ANN401 - as above

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from inventory_enqueue import guards
+from inventory_enqueue import describe, guards
 from inventory_enqueue.config import LatestDelivery, RunConfig, StandardOutput
 from inventory_enqueue.delivery.finding import check_age, find_latest, manifest_location, wait_for
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.engines import local
-from inventory_enqueue.errors import RefusedError, StoppedError
-from inventory_enqueue.index import write_meta
+from inventory_enqueue.errors import InventoryEnqueueError, PreflightError, RefusedError, StoppedError
+from inventory_enqueue.index import read_manifest, write_meta
 from inventory_enqueue.ledger import Ledger, TaskLedger, read_baseline
 from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
-from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, iso, total
+from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, total
 from inventory_enqueue.run import Baseline, Delivery, Run, Runtime, differences
 from inventory_enqueue.sinks.sqs import estimated_cost_usd
 from inventory_enqueue.stages.diff import read_candidates
@@ -48,9 +48,10 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
     runtime = Runtime(_work_dir(config), config.concurrency, config.aws, config.sizes)
     landing = Landing(config.aws, runtime.work_dir)
     try:
+        _make_work_dir(runtime.work_dir)
         delivery = _find_delivery(config, landing)
         job = Job(config, runtime, landing, delivery, config.pipeline_name(delivery.manifest.source_bucket))
-        report.pipeline, report.source = job.pipeline, _source(delivery, config)
+        report.pipeline, report.source = job.pipeline, describe.source(delivery, config.kind)
         if config.dry_run:
             _dry_run(job, report)
         else:
@@ -87,25 +88,36 @@ def _find_delivery(config: RunConfig, landing: Landing) -> Delivery:
 
 def _begin(job: Job, ledger: Ledger, report: RunReport) -> None:
     baseline = ledger.baseline()
-    report.baseline = _baseline(baseline)
-    reason = guards.nothing_to_do(job, baseline)
-    if reason is not None:
-        _log.info("%s", reason)
-        report.status, report.exit_code = Status.NOTHING_NEW, 0
-        report.counts, report.sent = {"selected": 0}, _sent(Counter())
+    report.baseline = _described(baseline, ledger.store)
+    if _nothing_to_do(job, baseline, report):
         return
+    guards.check_state(job, baseline, ledger)
     guards.check_delivery(job, baseline)
     run = plan_run(job, baseline)
     guards.check_run(run)
+    worker = Worker(run)
+    if run.selected_changes:
+        worker.open_sink()
     run.save()
-    _carry_out(run, ledger, report)
+    _carry_out(worker, ledger, report)
+
+
+def _nothing_to_do(job: Job, baseline: Baseline | None, report: RunReport) -> bool:
+    reason = guards.nothing_to_do(job, baseline)
+    if reason is None:
+        return False
+    _log.info("%s", reason)
+    report.status, report.exit_code = Status.NOTHING_NEW, 0
+    nothing = describe.counts(Counter())
+    report.counts, report.sent = {name: nothing[name] for name in nothing if name != "listed"}, describe.sent(Counter())
+    return True
 
 
 def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
     """Goes on with a run that was begun and not ended. Returns whether it was the very run that is asked for.
 
     Raises:
-        RefusedError: It was begun with other flags.
+        RefusedError: It was begun with other flags, and sent something.
     """
     unfinished = ledger.unfinished()
     if unfinished is None:
@@ -113,45 +125,59 @@ def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
     baseline = ledger.baseline()
     if baseline is not None and baseline.run_id == unfinished.id:
         # It died between its commit and its last word.
-        ledger.end(unfinished, {"run_id": unfinished.id, "status": Status.COMMITTED})
-        _remove_scratch(unfinished)
-        return False
-    if isinstance(unfinished.sink, StandardOutput):
-        # Whoever read that standard output is gone, so what it took counts for nothing.
-        ledger.end(unfinished, {"run_id": unfinished.id, "status": Status.FAILED})
-        _remove_scratch(unfinished)
+        _end(unfinished, ledger, Status.COMMITTED)
         return False
     other = differences(unfinished.config, job.config.to_json())
+    same = unfinished.current.manifest.md5 == job.delivery.manifest.md5
+    if isinstance(unfinished.sink, StandardOutput) or ((other or not same) and not unfinished.has_sent()):
+        # Nothing that counts was sent (whoever read that standard output is gone), so there is nothing to finish, and
+        # a run that can't be finished, for its delivery is damaged, doesn't stand in the way of a better one.
+        _log.info("giving up the unfinished run %s, which sent nothing", unfinished.id)
+        _end(unfinished, ledger, Status.FAILED)
+        return False
     if other:
         raise RefusedError(
             f"the unfinished run {unfinished.id} was begun with another value of {', '.join(other)}; finish it with "
             "the same flags as then, or use another --pipeline",
             where=str(unfinished.folder),
         )
-    unfinished = unfinished.with_runtime(job.runtime)
-    unfinished.save()
-    same = unfinished.current.manifest.md5 == job.delivery.manifest.md5
     _log.info("going on with the unfinished run %s (%s)", unfinished.id, unfinished.current.location)
-    first = report if same else RunReport(pipeline=report.pipeline, source=_source(unfinished.current, job.config))
-    try:
-        _carry_out(unfinished, ledger, first)
-    finally:
-        if not same:
-            report.finished_first.append(first.to_json())
+    _resume(unfinished.with_runtime(job.runtime), ledger, report if same else None, report)
     return same
 
 
-def _carry_out(run: Run, ledger: Ledger, report: RunReport) -> None:
+def _resume(unfinished: Run, ledger: Ledger, own: RunReport | None, report: RunReport) -> None:
+    """Carries an unfinished run out, for the report of this command or for one of its own."""
+    unfinished.save()
+    if own is not None:
+        _carry_out(Worker(unfinished), ledger, own)
+        return
+    first = RunReport(pipeline=report.pipeline, source=describe.source(unfinished.current, unfinished.kind))
+    try:
+        _carry_out(Worker(unfinished), ledger, first)
+    except InventoryEnqueueError as error:
+        first.fail(error)
+        raise
+    finally:
+        report.finished_first.append(first.to_json())
+
+
+def _end(run: Run, ledger: Ledger, status: Status) -> None:
+    ledger.end(run, {"run_id": run.id, "status": status})
+    _remove_scratch(run)
+
+
+def _carry_out(worker: Worker, ledger: Ledger, report: RunReport) -> None:
     """Index, diff, enqueue, commit."""
+    run = worker.run
     report.run_id = run.id
-    report.baseline = _baseline(run.baseline)
-    worker = Worker(run)
+    report.baseline = _described(run.baseline, run.pipeline_store)
     try:
         counts, diff = _compare_or_end(worker, ledger, report)
         enqueue = _stage(worker, Stage.ENQUEUE, report) if counts["selected"] else []
         sent = total(enqueue)
         report.counts["reappeared"] = sent["reappeared"]
-        report.sent = _sent(sent)
+        report.sent = describe.sent(sent)
         check_sent(run, counts, sent)
         if sent["failed"]:
             report.sent["failures_file"] = _failures_file(run, [task.number for task in enqueue])
@@ -170,8 +196,7 @@ def _compare_or_end(worker: Worker, ledger: Ledger, report: RunReport) -> tuple[
     try:
         return _compare(worker, report)
     except RefusedError:
-        ledger.end(worker.run, {"run_id": worker.run.id, "status": Status.REFUSED})
-        _remove_scratch(worker.run)
+        _end(worker.run, ledger, Status.REFUSED)
         raise
 
 
@@ -184,11 +209,11 @@ def _compare(worker: Worker, report: RunReport) -> tuple[Counter[str], list[Task
     """
     run = worker.run
     counts = total(_stage(worker, Stage.INDEX, report))
-    report.counts = _counts(counts)
+    report.counts = describe.counts(counts)
     guards.check_index(run, counts, content_columns(run, counts))
     diff = _stage(worker, Stage.DIFF, report)
     counts += total(diff)
-    report.counts = _counts(counts)
+    report.counts = describe.counts(counts)
     check_listed(run, counts)
     return counts, diff
 
@@ -216,6 +241,7 @@ def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskRepor
             creation_timestamp=manifest.creation_timestamp,
             source_bucket=manifest.source_bucket,
             scope=run.scope,
+            kind=run.kind,
             filters=run.filters.to_json(),
             identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
         )
@@ -224,14 +250,13 @@ def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskRepor
 
 def _dry_run(job: Job, report: RunReport) -> None:
     """Index and diff in scratch space: neither the queue nor the state is touched."""
-    baseline = read_baseline(LocalStore(job.state))
-    report.baseline = _baseline(baseline)
-    report.status, report.exit_code = Status.DRY_RUN, 0
-    reason = guards.nothing_to_do(job, baseline)
-    if reason is not None:
-        _log.info("%s", reason)
-        report.counts = {"selected": 0}
+    store = LocalStore(job.state)
+    baseline = read_baseline(store)
+    report.baseline = _described(baseline, store)
+    if _nothing_to_do(job, baseline, report):
+        report.status = Status.DRY_RUN
         return
+    report.status, report.exit_code, report.sent = Status.DRY_RUN, 0, describe.sent(Counter())
     guards.check_delivery(job, baseline)
     run = plan_run(job, baseline)
     guards.check_run(run)
@@ -286,6 +311,23 @@ def _failures_file(run: Run, tasks: list[int]) -> str:
     return str(run.store.path("failures.jsonl"))
 
 
+def _described(baseline: Baseline | None, store: LocalStore) -> dict[str, object] | None:
+    """The baseline as the report shows it, with what the copy of its manifest says."""
+    if baseline is None:
+        return None
+    return describe.baseline(baseline, read_manifest(store, baseline.index))
+
+
+def _make_work_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(
+            f"the scratch space can't be made ({error.strerror}); name another folder with --work-dir",
+            where=str(folder),
+        ) from error
+
+
 def _work_dir(config: RunConfig) -> Path:
     if config.work_dir is not None:
         return config.work_dir.absolute()
@@ -294,60 +336,3 @@ def _work_dir(config: RunConfig) -> Path:
 
 def _remove_scratch(run: Run) -> None:
     shutil.rmtree(run.runtime.work_dir / run.id, ignore_errors=True)
-
-
-def _source(delivery: Delivery, config: RunConfig) -> dict[str, object]:
-    manifest = delivery.manifest
-    age = datetime.now(tz=UTC) - manifest.creation_timestamp
-    return {
-        "kind": "inventory" if isinstance(config.manifest, LatestDelivery) else "manifest",
-        "manifest": str(delivery.location),
-        "manifest_md5": manifest.md5,
-        "created": iso(manifest.creation_timestamp),
-        "age_s": round(age.total_seconds()),
-        "bucket": manifest.source_bucket,
-        "files": len(manifest.files),
-        "bytes": manifest.total_bytes,
-    }
-
-
-def _baseline(baseline: Baseline | None) -> dict[str, object] | None:
-    if baseline is None:
-        return None
-    return {
-        "manifest": baseline.manifest_uri,
-        "manifest_md5": baseline.manifest_md5,
-        "created": iso(baseline.creation_timestamp),
-        "bucket": baseline.source_bucket,
-        "run_id": baseline.run_id,
-        "keys": baseline.identities,
-    }
-
-
-_COUNTS = (
-    "listed",
-    "not_live",
-    "duplicates",
-    "unchanged",
-    "new",
-    "changed",
-    "newly_admitted",
-    "deleted",
-    "excluded",
-    "quarantined",
-    "selected",
-)
-
-
-def _counts(counts: Counter[str]) -> dict[str, object]:
-    return {
-        **{name: counts[name] for name in _COUNTS},
-        "archived": counts["not_admitted"],
-        "filtered": {"archived": counts["new_not_admitted"]},
-        "reappeared": 0,
-    }
-
-
-def _sent(sent: Counter[str]) -> dict[str, object]:
-    names = {"keys": "sent", "messages": "sent", "requests": "requests", "retries": "retries", "throttled": "throttled"}
-    return {**{name: sent[count] for name, count in names.items()}, "failed": sent["failed"], "failures_file": None}

@@ -77,6 +77,7 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         seeding=compared_with is None and previous is None and config.first_run is FirstRun.SEED,
         source_region=_source_region(job),
         scope=_scope(job),
+        kind=config.kind,
         plan=_plan(job, previous, compared_with),
         runtime=job.runtime,
     )

@@ -125,6 +125,11 @@ class RunReport:
         self.exit_code = error.exit_code
         self.error = {"type": type(error).__name__, "message": error.message, "where": error.where}
 
+    def crash(self, error: Exception) -> None:
+        """Takes an error over that nobody expected."""
+        self.status, self.exit_code = Status.FAILED, 1
+        self.error = {"type": type(error).__name__, "message": str(error), "where": None}
+
     def interrupt(self, exit_code: int) -> None:
         """Records that a signal ended the run."""
         self.status, self.exit_code, self.resume = Status.INCOMPLETE, exit_code, RESUME

@@ -47,6 +47,8 @@ class Baseline:
     inventory_prefix, the inventory's configuration and its filter, null where they couldn't be known."""
     filters: Mapping[str, Any]
     identities: int
+    kind: str
+    """How the delivery was found: manifest or inventory."""
 
     @property
     def index(self) -> str:
@@ -59,10 +61,16 @@ class Baseline:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Baseline":
-        """Reads what to_json wrote."""
+        """Reads what to_json wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
         values = {name: document[name] for name in cls.__dataclass_fields__}
         for name in ("committed", "creation_timestamp"):
             values[name] = datetime.fromisoformat(values[name])
+        if not isinstance(values["identities"], int):
+            raise TypeError("identities is no number")
         return cls(**values)
 
 
@@ -170,6 +178,8 @@ class Run:
     source_region: str
     scope: Mapping[str, str | None]
     """As Baseline.scope."""
+    kind: str
+    """As Baseline.kind."""
     plan: Plan
     runtime: Runtime
 
@@ -244,6 +254,7 @@ class Run:
             "seeding": self.seeding,
             "source_region": self.source_region,
             "scope": dict(self.scope),
+            "kind": self.kind,
             "plan": self.plan.to_json(),
             "runtime": self.runtime.to_json(),
         }
@@ -258,28 +269,32 @@ class Run:
         """
         store = LocalStore(folder)
         where = str(store.path("run.json"))
-        document = documents.decode(store.get("run.json"), where=where)
 
-        def delivery(name: str, copy: str) -> Delivery:
+        def delivery(location: str, copy: str) -> Delivery:
             data = store.get(copy)
-            return Delivery(parse_location(document[name]), Manifest.parse(data, where=str(store.path(copy))), data)
+            return Delivery(parse_location(location), Manifest.parse(data, where=str(store.path(copy))), data)
 
-        return cls(
-            id=document["run_id"],
-            pipeline=document["pipeline"],
-            created=datetime.fromisoformat(document["created"]),
-            state=state,
-            folder=folder,
-            config=document["config"],
-            current=delivery("current", "manifest.json"),
-            previous=delivery("previous", "previous-manifest.json") if document["previous"] else None,
-            baseline=Baseline.from_json(document["baseline"]) if document["baseline"] else None,
-            seeding=document["seeding"],
-            source_region=document["source_region"],
-            scope=document["scope"],
-            plan=Plan.from_json(document["plan"], where=where),
-            runtime=Runtime.from_json(document["runtime"]),
-        )
+        def build(document: dict[str, Any]) -> Run:
+            previous, baseline = document["previous"], document["baseline"]
+            return cls(
+                id=document["run_id"],
+                pipeline=document["pipeline"],
+                created=datetime.fromisoformat(document["created"]),
+                state=state,
+                folder=folder,
+                config=dict(document["config"]),
+                current=delivery(document["current"], "manifest.json"),
+                previous=None if previous is None else delivery(previous, "previous-manifest.json"),
+                baseline=None if baseline is None else Baseline.from_json(baseline),
+                seeding=document["seeding"],
+                source_region=document["source_region"],
+                scope=dict(document["scope"]),
+                kind=document["kind"],
+                plan=Plan.from_json(document["plan"], where=where),
+                runtime=Runtime.from_json(document["runtime"]),
+            )
+
+        return documents.parse(store.get("run.json"), build, where=where)
 
     def batch(self, number: int) -> tuple[Delivery, tuple[int, ...]]:
         """The delivery and the file numbers of an index task."""
@@ -288,6 +303,12 @@ class Run:
         if self.previous is None:
             raise IndexError(f"run {self.id} has no index task {number}")
         return self.previous, self.plan.previous_batches[number - len(self.plan.batches)]
+
+    def has_sent(self) -> bool:
+        """Whether a message of it was acknowledged, or refused for good."""
+        return any(
+            self.store.names(f"{kind}/{task}") for kind in ("acks", "failures") for task in self.store.names(kind)
+        )
 
     def with_runtime(self, runtime: Runtime) -> "Run":
         """The same run, worked on from another place or at another pace."""
@@ -302,7 +323,7 @@ class Run:
         name = _task_file(stage, number)
         if not self.store.exists(name):
             return None
-        return TaskReport.from_json(documents.decode(self.store.get(name), where=str(self.store.path(name))))
+        return documents.parse(self.store.get(name), TaskReport.from_json, where=str(self.store.path(name)))
 
 
 def new_run_id(now: datetime) -> str:

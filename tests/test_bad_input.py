@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -181,6 +182,7 @@ def replace(**arrays: list[Any] | None) -> Callable[[Path], object]:
 
 
 ABSENT, SPOILT, REFUSED = "InventoryUnavailableError", "IntegrityError", "RefusedError"
+MISMATCH = "ChecksumMismatchError"
 QUARANTINE = ("they are named in ", "/quarantine", "--max-quarantined", "raise it")
 NINE = len(OLD[2:10] + NEW[:1])
 
@@ -196,11 +198,14 @@ BAD_FILES = {
     "another checksum": Bad(
         lambda manifest: deliveries.checksum_file(manifest).write_text("0" * 32 + "\n"),
         7,
-        SPOILT,
+        MISMATCH,
         ("its MD5 is ", f"manifest.checksum says '{'0' * 32}'", "fetch the delivery again", "wait"),
     ),
     "an empty checksum file": Bad(
-        lambda manifest: deliveries.checksum_file(manifest).write_bytes(b""), 7, SPOILT, ("manifest.checksum says ''",)
+        lambda manifest: deliveries.checksum_file(manifest).write_bytes(b""),
+        7,
+        MISMATCH,
+        ("manifest.checksum says ''",),
     ),
     "data file cut short": Bad(
         damage_data_file(truncate),
@@ -354,7 +359,8 @@ def test_in_s3_a_bad_delivery_is_told_of_sends_nothing_and_moves_nothing(
     result = scene.cli(url(manifest), "--endpoint-url", roto.endpoint_url)
     assert_told(result, bad.exit_code, bad.error, url(bad.where(manifest)), bad.says)
     assert (scene.sent, scene.baseline) == ([], baseline)
-    assert not list((scene.folder / "work").rglob("data/*")), "a download that is bad is left"
+    for path in (scene.folder / "work").rglob("data/*"):
+        assert path.name.partition("-")[0] == hashlib.md5(path.read_bytes()).hexdigest(), "a bad download is left"  # noqa: S324 - the inventory's own checksum
 
 
 def test_in_s3_a_data_file_that_is_gone_is_named_with_where_it_was_looked_for(
@@ -418,7 +424,6 @@ def test_a_data_file_key_never_climbs_out_of_the_delivery(scene: Scene) -> None:
         ".",
         "outside\0/secret.parquet",
         "file:///etc/passwd",
-        "\ud800",
         pytest.param("k" * 300 + "/secret.parquet", id="a part of 300 characters"),
     ],
 )
@@ -453,7 +458,7 @@ def test_in_s3_a_data_file_key_that_names_no_object_is_refused_and_never_a_local
     assert (result.exit_code, result.report["error"]["type"]) == (7, SPOILT)
     assert scene.sent == []
     written = {Path(path).parts[0] for path in deliveries.tree(scene.folder).keys() - before}
-    assert written <= {"state", "work"}
+    assert written <= {"state", "work", "messages.jsonl"}
 
 
 # ---- State

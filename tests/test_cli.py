@@ -149,8 +149,8 @@ PIPELINE_RULE = "the first a letter or digit"
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "--manifest is needed"),
-        (TO_FILE, "--manifest is needed"),
+        ([], "name one of --manifest"),
+        (TO_FILE, "name one of --manifest"),
         (MANIFEST, "name one of --queue-url and --output"),
         ([*MANIFEST, *TO_FILE, "--queue-url", "https://sqs.eu-west-1.amazonaws.com/1/q"], "one of --queue-url and"),
         ([*MANIFEST, "--output", "-", "--json"], "both need standard output"),

@@ -118,7 +118,7 @@ def test_manifests_that_s3_wrote_parse_and_fit_their_checksum_files(name: str) -
     path = SAMPLES / name
     manifest = Manifest.parse(path.read_bytes(), where=name)
     checksum = path.with_suffix(".checksum")
-    check_checksum(manifest, checksum.read_bytes(), where=name, checksum_where=checksum.name)
+    check_checksum(path.read_bytes(), checksum.read_bytes(), where=name, checksum_where=checksum.name)
     assert (manifest.source_bucket, manifest.destination_bucket) == ("filemanager-inventory-test",) * 2
     assert manifest.creation_timestamp == datetime(2024, 5, 7, 1, 0, tzinfo=UTC)
     (file,) = manifest.files
@@ -326,16 +326,16 @@ def test_damaged_bytes_parse_or_are_refused_nothing_else(data: bytes) -> None:
 def test_a_checksum_is_its_hex_digits_whatever_surrounds_them(form: str, *, upper: bool) -> None:
     manifest = parse(DOCUMENT)
     checksum = form.format(manifest.md5.upper() if upper else manifest.md5).encode()
-    check_checksum(manifest, checksum, where=WHERE, checksum_where="manifest.checksum")
+    check_checksum(json.dumps(DOCUMENT).encode(), checksum, where=WHERE, checksum_where="manifest.checksum")
     with pytest.raises(IntegrityError):
-        check_checksum(manifest, b"0" + checksum, where=WHERE, checksum_where="manifest.checksum")
+        check_checksum(json.dumps(DOCUMENT).encode(), b"0" + checksum, where=WHERE, checksum_where="manifest.checksum")
 
 
 @given(st.binary(max_size=100))
 def test_any_other_checksum_is_refused_with_both_values_and_what_to_do(checksum: bytes) -> None:
     manifest = parse(DOCUMENT)
     with pytest.raises(IntegrityError, match="fetch the delivery again, or wait") as refused:
-        check_checksum(manifest, checksum, where=WHERE, checksum_where="p/manifest.checksum")
+        check_checksum(json.dumps(DOCUMENT).encode(), checksum, where=WHERE, checksum_where="p/manifest.checksum")
     assert str(refused.value).startswith(f"{WHERE}: its MD5 is {manifest.md5}, p/manifest.checksum says ")
     assert len(str(refused.value)) < 500
 
@@ -345,10 +345,10 @@ def test_one_other_digit_is_another_checksum(position: int, digit: str) -> None:
     manifest = parse(DOCUMENT)
     other = manifest.md5[:position] + digit + manifest.md5[position + 1 :]
     if other == manifest.md5:
-        check_checksum(manifest, other.encode(), where=WHERE, checksum_where="c")
+        check_checksum(json.dumps(DOCUMENT).encode(), other.encode(), where=WHERE, checksum_where="c")
         return
     with pytest.raises(IntegrityError):
-        check_checksum(manifest, other.encode(), where=WHERE, checksum_where="c")
+        check_checksum(json.dumps(DOCUMENT).encode(), other.encode(), where=WHERE, checksum_where="c")
 
 
 # ---- URIs

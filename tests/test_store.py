@@ -308,7 +308,7 @@ def test_kill_9_of_its_holder_frees_the_lock_even_while_a_child_of_it_lives(
 def test_a_document_survives_its_bytes_and_carries_its_version(document: dict[str, Any]) -> None:
     for encode in (documents.encode, documents.encode_line):
         data = encode(document)
-        assert documents.decode(data, where="state.json") == {"format_version": 1, **document}
+        assert documents.parse(data, dict, where="state.json") == {"format_version": 1, **document}
         assert data.endswith(b"\n")
     assert documents.encode_line(document).count(b"\n") == 1
 
@@ -317,7 +317,7 @@ def test_a_document_survives_its_bytes_and_carries_its_version(document: dict[st
 def test_another_format_version_is_refused_with_where_and_what_to_do(version: object) -> None:
     data = json.dumps({"format_version": version}).encode()
     with pytest.raises(IntegrityError, match="upgrade this one") as refused:
-        documents.decode(data, where="s/baseline.json")
+        documents.parse(data, dict, where="s/baseline.json")
     assert str(refused.value).startswith(f"s/baseline.json: its format_version is {version}, this version knows 1")
 
 
@@ -340,7 +340,7 @@ def test_another_format_version_is_refused_with_where_and_what_to_do(version: ob
 )
 def test_bytes_that_are_no_document_are_named_as_damaged(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="damaged: restore it from a backup") as refused:
-        documents.decode(data, where="s/baseline.json")
+        documents.parse(data, dict, where="s/baseline.json")
     assert refused.value.where == "s/baseline.json"
 
 
@@ -350,6 +350,6 @@ def test_a_document_cut_short_is_refused(document: dict[str, Any], cut: int) -> 
     whole = data.rstrip(b"\n")
     if cut < len(whole):
         with pytest.raises(IntegrityError):
-            documents.decode(data[:cut], where="x")
+            documents.parse(data[:cut], dict, where="x")
     else:
-        assert documents.decode(data[: max(cut, len(whole))], where="x") == {"format_version": 1, **document}
+        assert documents.parse(data[: max(cut, len(whole))], dict, where="x") == {"format_version": 1, **document}

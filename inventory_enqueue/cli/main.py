@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -44,7 +45,7 @@ def cli(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - cl
     if context.invoked_subcommand is not None:
         return
     _set_up_logging(quiet=options["quiet"], verbose=options["verbose"])
-    _run_and_exit(run_config(options), as_json=options["as_json"], quiet=options["quiet"])
+    _run_and_exit(run_config(options), as_json=options["json"], quiet=options["quiet"])
 
 
 cli.add_command(demo)
@@ -74,6 +75,9 @@ def _run_and_exit(config: RunConfig, *, as_json: bool, quiet: bool) -> NoReturn:
     except KeyboardInterrupt as signalled:
         report.interrupt(TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED)
         click.echo("inventory-enqueue: interrupted; the same command goes on where it stopped", err=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the report is printed; the traceback says what it was
+        report.crash(error)
+        traceback.print_exc()
     document = report.to_json()
     if as_json:
         click.echo(json.dumps(document))

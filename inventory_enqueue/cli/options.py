@@ -28,7 +28,7 @@ from inventory_enqueue.config import (
 from inventory_enqueue.delivery.events import manifest_of_event
 from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import Versions
-from inventory_enqueue.uris import Location
+from inventory_enqueue.uris import Location, parse_location
 
 
 def _default_state() -> Path:
@@ -48,7 +48,7 @@ _SOURCE: Final = [
         help="manifest.json, its checksum or its folder, s3://… or a path; - reads the event for it from stdin.",
     ),
     click.option("--inventory", type=LocationType(), help="An inventory's folder: takes the newest complete delivery."),
-    click.option("--date", "day", type=DayType(), help="With --inventory: the newest complete one of this UTC day."),
+    click.option("--date", type=DayType(), help="With --inventory: the newest complete one of this UTC day."),
     click.option("--max-inventory-age", type=DurationType(), help="Refuse an older delivery, such as 36h."),
     click.option("--wait", type=DurationType(), default="0", help="Wait so long for the delivery to be complete."),
     click.option("--previous", type=LocationType(), help="Manifest to compare with, instead of the baseline."),
@@ -124,7 +124,7 @@ _AWS: Final = [
     click.option("--expected-bucket-owner", metavar="ACCOUNT", help="The account that must own the buckets read."),
 ]
 _OUTPUT: Final = [
-    click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on stdout."),
+    click.option("--json", is_flag=True, help="Print the report as one JSON object on stdout."),
     click.option("--quiet", "-q", is_flag=True, help="Warnings and errors only."),
     click.option("--verbose", "-v", is_flag=True, help="More about what is done."),
 ]
@@ -145,7 +145,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         click.UsageError: They contradict each other, or one is missing.
     """
     sink = _sink(options)
-    if isinstance(sink, StandardOutput) and options["as_json"]:
+    if isinstance(sink, StandardOutput) and options["json"]:
         raise click.UsageError("--json and --output - both need standard output: write the messages to a file")
     if options["memory"] < MIN_MEMORY:
         raise click.UsageError(f"--memory: at least {MIN_MEMORY // 1024**2}MiB are needed")
@@ -182,11 +182,15 @@ def _source(options: dict[str, Any]) -> Location | LatestDelivery:
     if (manifest is None) == (inventory is None):
         raise click.UsageError("name one of --manifest (a delivery) and --inventory (the newest under a folder)")
     if inventory is not None:
-        return LatestDelivery(inventory, options["day"])
-    if options["day"] is not None:
+        return LatestDelivery(inventory, options["date"])
+    if options["date"] is not None:
         raise click.UsageError("--date chooses among the deliveries under --inventory; --manifest names one already")
-    location: Location = manifest_of_event(sys.stdin.read()) if manifest == "-" else LocationType().parse(manifest)
-    return location
+    try:
+        if manifest == "-":
+            return manifest_of_event(sys.stdin.buffer.read().decode(errors="replace"))
+        return parse_location(manifest)
+    except ValueError as error:
+        raise click.UsageError(f"--manifest: {error}") from error
 
 
 def _sink(options: dict[str, Any]) -> SinkConfig:
@@ -194,7 +198,10 @@ def _sink(options: dict[str, Any]) -> SinkConfig:
     if (queue_url is None) == (output is None):
         raise click.UsageError("name one of --queue-url and --output: where the messages go")
     if output is None:
-        return SqsQueue(queue_url)
+        try:
+            return SqsQueue(queue_url)
+        except ValueError as error:
+            raise click.UsageError(f"--queue-url: {error}") from error
     return StandardOutput() if output == "-" else JsonLinesFile(Path(output).absolute())
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,15 +220,17 @@ def _local_path(manifest: Path, file: InventoryFile) -> Path:
         IntegrityError: It is nowhere.
     """
     folder = manifest.parent
-    # The key comes from outside: with a `..` it could name any file of this machine.
+    # The key comes from outside. With `..`, from the root of the file system, or through hidden folders it could name
+    # files that have nothing to do with a delivery.
     parts = [part for part in file.key.split("/") if part]
-    safe = ".." not in parts and parts and "\0" not in file.key
-    candidates = [above.joinpath(*parts) for above in (folder, *folder.parents)] if safe else []
-    if safe:
+    candidates: list[Path] = []
+    if parts and not any(part.startswith(".") for part in parts) and "\0" not in file.key:
+        candidates = [above.joinpath(*parts) for above in (folder, *folder.parents) if above != Path(above.anchor)]
         candidates += [folder.parent / "data" / parts[-1], folder / "data" / parts[-1], folder / parts[-1]]
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        with suppress(OSError):  # such as a name that is too long
+            if candidate.is_file():
+                return candidate
     raise IntegrityError(
         f"the manifest names the data file {file.key!r}, but it isn't under a folder above the manifest, nor near it "
         "(../data/, data/)",

@@ -72,6 +72,14 @@ class Worker:
             case StandardOutput():
                 return StandardOutputSink()
 
+    def open_sink(self) -> None:
+        """Proves that the sink can be used, before any work is done for it.
+
+        Raises:
+            PreflightError, StoppedError: It can't.
+        """
+        _ = self.sink
+
     def close(self) -> None:
         """Closes what was opened."""
         if "sink" in self.__dict__:
