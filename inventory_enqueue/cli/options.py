@@ -144,14 +144,14 @@ def run_config(options: dict[str, Any]) -> RunConfig:
     Raises:
         click.UsageError: They contradict each other, or one is missing.
     """
-    sink = _sink(options)
+    source, sink = _source(options), _sink(options)
     if isinstance(sink, StandardOutput) and options["json"]:
         raise click.UsageError("--json and --output - both need standard output: write the messages to a file")
     if options["memory"] < MIN_MEMORY:
         raise click.UsageError(f"--memory: at least {MIN_MEMORY // 1024**2}MiB are needed")
     try:
         return RunConfig(
-            manifest=_source(options),
+            manifest=source,
             max_inventory_age=options["max_inventory_age"],
             wait=options["wait"],
             sink=sink,
