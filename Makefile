@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench-diff soak clean
+.PHONY: help demo test check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
