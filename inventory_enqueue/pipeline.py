@@ -142,16 +142,17 @@ def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
             where=str(unfinished.folder),
         )
     _log.info("going on with the unfinished run %s (%s)", unfinished.id, unfinished.current.location)
-    _resume(unfinished.with_runtime(job.runtime), ledger, report if same else None, report)
+    unfinished = unfinished.with_runtime(job.runtime)
+    unfinished.save()
+    if same:
+        _carry_out(Worker(unfinished), ledger, report)
+    else:
+        _finish_first(unfinished, ledger, report)
     return same
 
 
-def _resume(unfinished: Run, ledger: Ledger, own: RunReport | None, report: RunReport) -> None:
-    """Carries an unfinished run out, for the report of this command or for one of its own."""
-    unfinished.save()
-    if own is not None:
-        _carry_out(Worker(unfinished), ledger, own)
-        return
+def _finish_first(unfinished: Run, ledger: Ledger, report: RunReport) -> None:
+    """Carries out the run of another delivery, with a report of its own inside this command's."""
     first = RunReport(pipeline=report.pipeline, source=describe.source(unfinished.current, unfinished.kind))
     try:
         _carry_out(Worker(unfinished), ledger, first)
