@@ -32,6 +32,11 @@ OBJECT_SCHEMA: Final = pa.schema(_FIELDS)
 A null key marks a row that was quarantined; a null version_id is the null version."""
 
 _TO_TEXT: Final = pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+_RANGES: Final = {
+    "size": (0, (1 << 63) - 1),
+    # Milliseconds of the years that four digits can name; what was written in a wrong unit lies far beyond.
+    "last_modified_date": (-62_135_596_800_000, 253_402_300_799_999),
+}
 
 REQUIRED: Final = frozenset({"bucket", "key"})
 
@@ -91,7 +96,7 @@ def normalise(
         where: The file and the position of the batch's first row, for errors.
 
     Raises:
-        IntegrityError: A value that isn't a text can't be read as its type.
+        IntegrityError: A value can't be read as its column's type, or is no possible one.
     """
     present = frozenset(batch.schema.names)
     quarantined: dict[int, QuarantinedRow] = {}
@@ -102,7 +107,7 @@ def normalise(
         if name not in present:
             arrays[name] = pa.nulls(batch.num_rows, field.type)
         elif pa.types.is_string(field.type):
-            arrays[name] = _text(name, batch.column(name), quarantined)
+            arrays[name] = _text(name, batch.column(name), quarantined, where)
         else:
             arrays[name] = _cast(batch.column(name), field, where)
     if keys_are_encoded:
@@ -128,10 +133,13 @@ def _check_bucket(column: "pa.Array[Any]", source_bucket: str, quarantined: dict
             quarantined[position] = QuarantinedRow(position, "of another bucket", "bucket", value)
 
 
-def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow]) -> pa.StringArray:
+def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow], where: str) -> pa.StringArray:
     """The column as strings; rows whose bytes are no UTF-8 are quarantined, and null here."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
+    if column.null_count < len(column) and not _is_text(column.type):
+        # Where a writer took the key 0012 for a number, nobody knows any more what it was.
+        raise IntegrityError(f"the column {name!r} holds {column.type}, not text", where=where)
     text = cast("pa.StringArray", column.cast(options=_TO_TEXT))  # type: ignore[call-arg]  # the options hold the type
     try:
         # pyarrow takes invalid UTF-8 in silence, polars doesn't.
@@ -144,6 +152,12 @@ def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, Quarantined
                 values[position] = None
         return cast("pa.StringArray", pa.array(values, pa.binary()).cast(pa.string()))
     return text
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    byte_checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in (*checks, *byte_checks))
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -184,9 +198,21 @@ def _cast(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) -> "pa.Ar
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             column = column.cast(pa.string())
         # Foreign writers have finer timestamps: what is below a millisecond is cut off, as S3 does.
-        return column.cast(field.type, safe=not pa.types.is_timestamp(column.type))
+        column = column.cast(options=pc.CastOptions(field.type, allow_time_truncate=True))  # type: ignore[call-arg]  # as above
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = str(error).splitlines()[0][:200]
         raise IntegrityError(
             f"the column {field.name!r} can't be read as {field.type}: {reason}", where=where
         ) from error
+    _check_range(column, field, where)
+    return column
+
+
+def _check_range(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) -> None:
+    """Later stages take a value as it is."""
+    if field.name not in _RANGES:
+        return
+    low, high = _RANGES[field.name]
+    for value in pc.min_max(column.cast(pa.int64())).as_py().values():
+        if value is not None and not low <= value <= high:
+            raise IntegrityError(f"the column {field.name!r} holds {value}, not {low} to {high}", where=where)

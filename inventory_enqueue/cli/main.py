@@ -2,14 +2,13 @@
 
 import json
 import logging
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from inventory_enqueue.cli import signals
 from inventory_enqueue.cli.demo import demo
 from inventory_enqueue.cli.inventories import inventories
 from inventory_enqueue.cli.options import run_config, run_options
@@ -20,15 +19,20 @@ from inventory_enqueue.pipeline import run
 from inventory_enqueue.report import RunReport
 from inventory_enqueue.version import __version__
 
-INTERRUPTED: Final = 128 + signal.SIGINT
-TERMINATED: Final = 128 + signal.SIGTERM
 
+class _Group(click.Group):
+    """Ends with the signal's exit code, where click would end with 1."""
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: it ends a run as Ctrl-C does."""
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Invokes the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as signalled:
+            sys.exit(signals.exit_code(signalled))
 
 
 @click.group(
+    cls=_Group,
     invoke_without_command=True,
     context_settings={"auto_envvar_prefix": "INVENTORY_ENQUEUE", "help_option_names": ["-h", "--help"]},
 )
@@ -54,15 +58,9 @@ cli.add_command(inventories)
 
 def main() -> NoReturn:
     """The console script."""
-    # Importing polars replaces Python's SIGINT handler by one that restarts system calls: a wait would outlast Ctrl-C.
-    signal.siginterrupt(signal.SIGINT, True)  # noqa: FBT003 - its parameters have no names
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.listen()
     cli(prog_name="inventory-enqueue")
     sys.exit(0)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
 
 
 def _run_and_exit(config: RunConfig, *, as_json: bool, quiet: bool) -> NoReturn:
@@ -73,7 +71,7 @@ def _run_and_exit(config: RunConfig, *, as_json: bool, quiet: bool) -> NoReturn:
         report.fail(error)
         click.echo(f"inventory-enqueue: {error}", err=True)
     except KeyboardInterrupt as signalled:
-        report.interrupt(TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED)
+        report.interrupt(signals.exit_code(signalled))
         click.echo("inventory-enqueue: interrupted; the same command goes on where it stopped", err=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is printed; the traceback says what it was
         report.crash(error)

@@ -1,6 +1,7 @@
 """Rows of a landed data file, as record batches in our schema."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import pyarrow as pa
 
@@ -12,6 +13,9 @@ from inventory_enqueue.delivery.landing import LandedFile
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.manifest import FileFormat
 from inventory_enqueue.schema import Rows, check_columns, normalise
+
+_UNDECODABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What decoding damaged bytes raises: the last one where a column's name is no UTF-8."""
 
 
 def columns_of(landed: LandedFile) -> frozenset[str]:
@@ -48,7 +52,7 @@ def read_rows(landed: LandedFile, columns: Sequence[str], *, threads: bool = Fal
                     where=f"{landed.where}, rows from {rows}",
                 )
                 rows += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except _UNDECODABLE as error:
             raise _unreadable(error, f"{landed.where}, rows from {rows}") from error
         if source.rows is not None and rows != source.rows:
             raise IntegrityError(f"{rows} rows were read, its footer says {source.rows}", where=landed.where)
@@ -63,7 +67,7 @@ def _open(landed: LandedFile) -> RowSource:
                 return OrcSource(landed.path)
             case FileFormat.CSV:
                 return CsvSource(landed.path, landed.file_schema)
-    except (pa.ArrowException, OSError) as error:
+    except _UNDECODABLE as error:
         raise _unreadable(error, landed.where) from error
 
 

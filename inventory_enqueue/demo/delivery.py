@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,46 +17,38 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from inventory_enqueue.demo.data_files import STRING, SUFFIXES, TIMESTAMP, file_schema, write_data_file
+from inventory_enqueue.manifest import FileFormat
 
 Frame = pl.DataFrame | pa.Table
 
-_STRING = pa.string()
-_TIMESTAMP = pa.timestamp("ms", tz="UTC")
-
 # In S3's order, whatever order the configuration or the caller names.
 COLUMNS: dict[str, pa.DataType] = {
-    "bucket": _STRING,
-    "key": _STRING,
-    "version_id": _STRING,
+    "bucket": STRING,
+    "key": STRING,
+    "version_id": STRING,
     "is_latest": pa.bool_(),
     "is_delete_marker": pa.bool_(),
     "size": pa.int64(),
-    "last_modified_date": _TIMESTAMP,
-    "e_tag": _STRING,
-    "storage_class": _STRING,
+    "last_modified_date": TIMESTAMP,
+    "e_tag": STRING,
+    "storage_class": STRING,
     "is_multipart_uploaded": pa.bool_(),
-    "replication_status": _STRING,
-    "encryption_status": _STRING,
-    "object_lock_retain_until_date": _TIMESTAMP,
-    "object_lock_mode": _STRING,
-    "object_lock_legal_hold_status": _STRING,
-    "intelligent_tiering_access_tier": _STRING,
-    "bucket_key_status": _STRING,
-    "checksum_algorithm": _STRING,
-    "object_access_control_list": _STRING,
-    "object_owner": _STRING,
-    "lifecycle_expiration_date": _TIMESTAMP,
+    "replication_status": STRING,
+    "encryption_status": STRING,
+    "object_lock_retain_until_date": TIMESTAMP,
+    "object_lock_mode": STRING,
+    "object_lock_legal_hold_status": STRING,
+    "intelligent_tiering_access_tier": STRING,
+    "bucket_key_status": STRING,
+    "checksum_algorithm": STRING,
+    "object_access_control_list": STRING,
+    "object_owner": STRING,
+    "lifecycle_expiration_date": TIMESTAMP,
 }
 REQUIRED = ("bucket", "key")
 
-_PARQUET_TYPES = {
-    _STRING: "binary {} (STRING)",
-    _TIMESTAMP: "int64 {} (TIMESTAMP(MILLIS,true))",
-    pa.int64(): "int64 {}",
-    pa.bool_(): "boolean {}",
-}
-_UNREPEATED = ("key", "e_tag", "version_id")  # a dictionary would only cost time before it overflows
 _WORKERS = 2
 
 
@@ -136,18 +128,28 @@ class Delivery:
         return sum(file.rows for file in self.files)
 
 
-def write_delivery(
-    root: Path, config: InventoryConfig, created: datetime, files: Iterable[Iterable[Frame]], seed: int = 1
+def write_delivery(  # noqa: PLR0913 - the last three have defaults that most callers want
+    root: Path,
+    config: InventoryConfig,
+    created: datetime,
+    files: Iterable[Iterable[Frame]],
+    seed: int = 1,
+    *,
+    file_format: FileFormat = FileFormat.PARQUET,
+    gzip_members: bool = False,
 ) -> Delivery:
-    """Write a delivery in Parquet: data files, hive symlink, manifest.json, manifest.checksum.
+    """Write a delivery: data files, hive symlink, manifest.json, manifest.checksum.
 
     Args:
         root: The local folder that stands for the destination bucket.
         config: The inventory configuration.
         created: When the listing began; to the minute it is the folder's label and the manifest's creationTimestamp.
-        files: For each data file its frames; each frame becomes a row group. Give generators, and at any time only one
-            frame for each of 2 threads is in memory. All frames have the same columns, those of `COLUMNS` or some.
+        files: For each data file its frames; in Parquet each frame becomes a row group. Give generators, and at any
+            time only one frame for each of 2 threads is in memory. All frames have the same columns, those of
+            `COLUMNS` or some.
         seed: The data files' names come from it and from their contents' place.
+        file_format: The format of the data files.
+        gzip_members: In CSV each frame becomes a gzip member; else a file is one.
 
     Returns:
         What was written.
@@ -155,7 +157,8 @@ def write_delivery(
     created = created.astimezone(UTC).replace(second=0, microsecond=0)
     label = f"{created:%Y-%m-%dT%H-%MZ}"
     with ThreadPoolExecutor(_WORKERS) as pool:
-        write = partial(_write_data_file, root, config, f"{seed}/{config.key}/{label}")
+        salt = f"{seed}/{config.key}/{label}"
+        write = partial(_write_data_file, root, config, salt, file_format, gzip_members)
         written = list(pool.map(write, *zip(*enumerate(files), strict=True)))
     if not written:
         raise ValueError("files: a delivery has at least one data file")
@@ -168,47 +171,41 @@ def write_delivery(
         files=data_files,
     )
     _write_lines(root / delivery.symlink_key, [f"s3://{config.destination_bucket}/{file.key}" for file in data_files])
-    manifest = _manifest(config, created, _parquet_file_schema(written[0][1]), data_files)
+    manifest = _manifest(config, created, file_format, file_schema(file_format, written[0][1]), data_files)
     delivery.manifest.parent.mkdir(parents=True, exist_ok=True)
     delivery.manifest.write_bytes(manifest)
     _write_lines(root / delivery.checksum_key, [_md5(manifest)])
     return delivery
 
 
-def _write_data_file(
-    root: Path, config: InventoryConfig, salt: str, number: int, frames: Iterable[Frame]
+def _write_data_file(  # noqa: PLR0913, PLR0917 - the first five are bound once
+    root: Path,
+    config: InventoryConfig,
+    salt: str,
+    file_format: FileFormat,
+    gzip_members: bool,  # noqa: FBT001 - bound by partial
+    number: int,
+    frames: Iterable[Frame],
 ) -> tuple[DataFile, pa.Schema]:
     name = uuid.UUID(hex=_md5(f"{salt}/{number}".encode()), version=4)
-    key = f"{config.key}/data/{name}.parquet"
+    key = f"{config.key}/data/{name}.{SUFFIXES[file_format]}"
     path = root / key
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows, schema = _write_parquet(path, frames)
+    schema, tables = _delivered(frames)
+    rows = write_data_file(path, file_format, schema, tables, gzip_members=gzip_members)
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     return DataFile(key, path.stat().st_size, md5, rows), schema
 
 
-def _write_parquet(path: Path, frames: Iterable[Frame]) -> tuple[int, pa.Schema]:
-    """Write Parquet as S3 does: Snappy, format version 1.0, statistics and page indexes, no Arrow schema."""
+def _delivered(frames: Iterable[Frame]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The frames as tables in S3's types and order of columns."""
     tables = (frame.to_arrow() if isinstance(frame, pl.DataFrame) else frame for frame in frames)
     first = next(tables, None)
     if first is None:
         raise ValueError("frames: a data file has at least one frame, be it without rows")
     schema = _delivered_schema(first.column_names)
-    rows = 0
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="snappy",
-        version="1.0",
-        use_dictionary=[name for name in schema.names if name not in _UNREPEATED],  # type: ignore[arg-type]  # the stubs know only bool
-        write_page_index=True,
-        store_schema=False,
-    ) as writer:
-        for table in itertools.chain([first], tables):
-            writer.write_table(table.select(schema.names).cast(schema), row_group_size=max(1, table.num_rows))
-            rows += table.num_rows
-    return rows, schema
+    return schema, (table.select(schema.names).cast(schema) for table in itertools.chain([first], tables))
 
 
 def _delivered_schema(names: Iterable[str]) -> pa.Schema:
@@ -221,23 +218,16 @@ def _delivered_schema(names: Iterable[str]) -> pa.Schema:
     )
 
 
-def _parquet_file_schema(schema: pa.Schema) -> str:
-    """The manifest's fileSchema, as real manifests print it (the documentation's own example differs)."""
-    fields = (
-        f"  {'optional' if field.nullable else 'required'} {_PARQUET_TYPES[field.type].format(field.name)};"
-        for field in schema
-    )
-    return f"message s3.inventory {{{''.join(fields)}}}"
-
-
-def _manifest(config: InventoryConfig, created: datetime, file_schema: str, files: Iterable[DataFile]) -> bytes:
+def _manifest(
+    config: InventoryConfig, created: datetime, file_format: FileFormat, schema: str, files: Iterable[DataFile]
+) -> bytes:
     content = {
         "sourceBucket": config.source_bucket,
         "destinationBucket": f"arn:aws:s3:::{config.destination_bucket}",
         "version": "2016-11-30",
         "creationTimestamp": str(int(created.timestamp() * 1000)),
-        "fileFormat": "Parquet",
-        "fileSchema": file_schema,
+        "fileFormat": file_format,
+        "fileSchema": schema,
         "files": [{"key": file.key, "size": file.size, "MD5checksum": file.md5} for file in files],
     }
     return f"{json.dumps(content, indent=2)}\n".encode()

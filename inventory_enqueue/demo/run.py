@@ -36,7 +36,6 @@ _MAX_ROWS_PER_FILE: Final = 2_000_000
 _THREADS: Final = 8
 _RECEIVES_PER_ROUND: Final = 64
 _VISIBILITY_SECONDS: Final = 3600
-_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def run_demo(objects: int, work_dir: Path | None, echo: Echo) -> int:
         return InventoryEnqueueError.exit_code
     except KeyboardInterrupt:
         echo("Interrupted: the server is stopped.")
-        return _INTERRUPTED
+        raise
     return 0
 
 

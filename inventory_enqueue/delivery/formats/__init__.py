@@ -1,6 +1,6 @@
 """The three formats of a delivery's data files: each gives a file's columns, and its rows as it holds them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -43,3 +43,15 @@ class RowSource(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Closes the file."""
+
+
+def unique(columns: Sequence[str]) -> frozenset[str]:
+    """A file's columns.
+
+    Raises:
+        pa.ArrowInvalid: It has two of a name, so that nobody can say which is meant.
+    """
+    names = frozenset(columns)
+    if len(names) != len(columns):
+        raise pa.ArrowInvalid(f"two columns have the same name: {', '.join(columns)}")
+    return names

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 import pyarrow as pa
 import pyarrow.csv
 
+from inventory_enqueue.delivery.formats import unique
 from inventory_enqueue.manifest import csv_columns
 
 _BLOCK: Final = 4 * 1024 * 1024
@@ -29,9 +30,7 @@ class CsvSource:
             pa.ArrowInvalid: fileSchema names a column twice.
         """
         self._names = csv_columns(file_schema)
-        if len(set(self._names)) != len(self._names):
-            raise pa.ArrowInvalid(f"the manifest's fileSchema names a column twice: {file_schema[:200]}")
-        self.columns = frozenset(self._names)
+        self.columns = unique(self._names)
         self._file = pa.OSFile(str(path), "rb")
         self._compressed = self._file.read(2) == _GZIP_MAGIC
         self._file.seek(0)

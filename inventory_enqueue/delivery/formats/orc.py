@@ -10,7 +10,7 @@ from typing import Final, Self
 import pyarrow as pa
 import pyarrow.orc
 
-from inventory_enqueue.delivery.formats import BATCH_ROWS
+from inventory_enqueue.delivery.formats import BATCH_ROWS, unique
 
 _SYSTEM_ZONES: Final = Path("/usr/share/zoneinfo")
 
@@ -26,10 +26,10 @@ class OrcSource:
         self._opened = pa.OSFile(str(path), "rb")
         try:
             self._file = pyarrow.orc.ORCFile(self._opened)
+            self.columns = unique(self._file.schema.names)
         except BaseException:
             self._opened.close()
             raise
-        self.columns = frozenset(self._file.schema.names)
         self.rows = self._file.nrows
 
     def batches(self, columns: Collection[str], *, threads: bool) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - a stripe is decoded by one thread

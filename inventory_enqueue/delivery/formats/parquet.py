@@ -8,7 +8,7 @@ from typing import Final, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inventory_enqueue.delivery.formats import BATCH_ROWS
+from inventory_enqueue.delivery.formats import BATCH_ROWS, unique
 
 _BUFFER: Final = 1024 * 1024
 """Bytes read ahead of each column: column chunks are streamed, never held whole."""
@@ -26,7 +26,7 @@ class ParquetSource:
         """Opens the file and reads its footer."""
         metadata = pq.read_metadata(path)
         self.rows = metadata.num_rows
-        self.columns = frozenset(metadata.schema.to_arrow_schema().names)
+        self.columns = unique(metadata.schema.to_arrow_schema().names)
         self._file = pq.ParquetFile(
             path,
             metadata=metadata,
