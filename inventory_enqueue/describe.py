@@ -20,6 +20,7 @@ _COUNTS = (
     "quarantined",
     "selected",
 )
+_FILTERED = "filtered_"
 
 
 def source(delivery: Delivery, kind: str) -> dict[str, object]:
@@ -47,8 +48,11 @@ def counts(counted: Counter[str]) -> dict[str, object]:
     """What the index and diff tasks counted."""
     return {
         **{name: counted[name] for name in _COUNTS},
-        "archived": counted["not_admitted"],
-        "filtered": {"archived": counted["new_not_admitted"]},
+        "archived": counted[f"{_FILTERED}archived"],
+        # Of the rows listed, by the first condition of the filters that each failed.
+        "filtered": {
+            name.removeprefix(_FILTERED): number for name, number in counted.items() if name.startswith(_FILTERED)
+        },
         "reappeared": 0,
     }
 

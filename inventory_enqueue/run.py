@@ -212,7 +212,7 @@ class Run:
     @property
     def filters(self) -> Filters:
         """Which objects are sent at all."""
-        return Filters(**self.config["filters"])
+        return Filters.from_json(self.config["filters"])
 
     @property
     def versions(self) -> Versions:

@@ -11,7 +11,7 @@ import click
 from inventory_enqueue.cli import signals
 from inventory_enqueue.cli.demo import demo
 from inventory_enqueue.cli.inventories import inventories
-from inventory_enqueue.cli.options import run_config, run_options
+from inventory_enqueue.cli.options import patterns_in_order, run_config, run_options
 from inventory_enqueue.cli.text import summary
 from inventory_enqueue.config import RunConfig, StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError
@@ -21,7 +21,12 @@ from inventory_enqueue.version import __version__
 
 
 class _Group(click.Group):
-    """Ends with the signal's exit code, where click would end with 1."""
+    """Keeps the order of --include and --exclude; ends with the signal's exit code, where click would end with 1."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments."""
+        ctx.obj = patterns_in_order(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Invokes the command."""
@@ -49,7 +54,7 @@ def cli(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - cl
     if context.invoked_subcommand is not None:
         return
     _set_up_logging(quiet=options["quiet"], verbose=options["verbose"])
-    _run_and_exit(run_config(options), as_json=options["json"], quiet=options["quiet"])
+    _run_and_exit(run_config(options, context.obj), as_json=options["json"], quiet=options["quiet"])
 
 
 cli.add_command(demo)

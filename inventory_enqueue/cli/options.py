@@ -8,7 +8,15 @@ from typing import Any, Final
 
 import click
 
-from inventory_enqueue.cli.types import ChangesType, DayType, DurationType, LocationType, SizeType
+from inventory_enqueue.cli.types import (
+    ChangesType,
+    DayType,
+    DurationType,
+    LocationType,
+    MomentType,
+    NamesType,
+    SizeType,
+)
 from inventory_enqueue.config import (
     DEFAULT_CONCURRENCY,
     DEFAULT_MEMORY,
@@ -26,7 +34,7 @@ from inventory_enqueue.config import (
     StandardOutput,
 )
 from inventory_enqueue.delivery.events import manifest_of_event
-from inventory_enqueue.filters import Filters
+from inventory_enqueue.filters import Filters, Pattern
 from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.uris import Location, parse_location
 
@@ -81,6 +89,18 @@ _SELECTION: Final = [
         show_default=True,
         help="Live objects by key, or every version by key and version.",
     ),
+    click.option("--prefix", default="", help="Only keys that begin so."),
+    click.option("--suffix", default="", help="Only keys that end so."),
+    click.option(
+        "--include", metavar="GLOB", multiple=True, help="Keys that match; `*` matches `/`, the last match wins."
+    ),
+    click.option("--exclude", metavar="GLOB", multiple=True, help="Not keys that match; in order with --include."),
+    click.option("--min-size", type=SizeType(), help="Only objects of at least this size."),
+    click.option("--max-size", type=SizeType(), help="Only objects of at most this size."),
+    click.option("--modified-after", type=MomentType(), help="Only objects modified after this date or age (36h)."),
+    click.option("--modified-before", type=MomentType(), help="Only objects modified before this date or age (1d)."),
+    click.option("--storage-class", type=NamesType(), default=(), metavar="LIST", help="Only these classes."),
+    click.option("--exclude-storage-class", type=NamesType(), default=(), metavar="LIST", help="Not these classes."),
     click.option("--include-archived", is_flag=True, help="Also objects that must be restored to be read."),
     click.option("--send-admitted", is_flag=True, help="Also known keys that only a changed filter admits."),
 ]
@@ -138,8 +158,23 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def run_config(options: dict[str, Any]) -> RunConfig:
+def patterns_in_order(command: click.Command, context: click.Context, args: list[str]) -> tuple[Pattern, ...]:
+    """The --include and --exclude of a command line, in their order, which click's values lose."""
+    values, _, order = command.make_parser(context).parse_args(args=list(args))
+    left = {name: iter(values.get(name) or ()) for name in ("include", "exclude")}
+    return tuple(
+        Pattern(next(left[parameter.name]), include=parameter.name == "include")
+        for parameter in order
+        if parameter.name in left
+    )
+
+
+def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunConfig:
     """What the options ask for.
+
+    Args:
+        options: click's values.
+        patterns: The --include and --exclude, in order.
 
     Raises:
         click.UsageError: They contradict each other, or one is missing.
@@ -160,7 +195,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
             pipeline=options["pipeline"],
             first_run=None if options["first_run"] is None else FirstRun(options["first_run"]),
             changes=options["changes"],
-            filters=Filters(include_archived=options["include_archived"]),
+            filters=_filters(options, patterns),
             send_admitted=options["send_admitted"],
             versions=Versions(options["versions"]),
             max_shrink=options["max_shrink"],
@@ -175,6 +210,25 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _filters(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> Filters:
+    # Those of the environment have no order among each other: excludes decide.
+    given = {pattern.glob for pattern in patterns}
+    includes = tuple(Pattern(glob, include=True) for glob in options["include"] if glob not in given)
+    excludes = tuple(Pattern(glob, include=False) for glob in options["exclude"] if glob not in given)
+    return Filters(
+        prefix=options["prefix"],
+        suffix=options["suffix"],
+        patterns=includes + excludes + patterns,
+        min_size=options["min_size"],
+        max_size=options["max_size"],
+        modified_after=options["modified_after"],
+        modified_before=options["modified_before"],
+        storage_classes=options["storage_class"],
+        exclude_storage_classes=options["exclude_storage_class"],
+        include_archived=options["include_archived"],
+    )
 
 
 def _source(options: dict[str, Any]) -> Location | LatestDelivery:

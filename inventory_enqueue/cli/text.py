@@ -20,10 +20,11 @@ def summary(report: dict[str, Any]) -> str:
             f"listed    {counts['listed']:,}: {counts['new']:,} new, {counts['changed']:,} changed, "
             f"{counts['unchanged']:,} unchanged, {counts['deleted']:,} deleted since"
         )
-        rare = ("duplicates", "not_live", "newly_admitted", "archived", "reappeared", "quarantined")
-        noted = ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in rare if counts[name])
+        rare = ("duplicates", "not_live", "excluded", "newly_admitted", "reappeared", "quarantined")
+        noted = [f"{counts[name]:,} {name.replace('_', ' ')}" for name in rare if counts[name]]
+        noted += [f"{number:,} not admitted ({name})" for name, number in counts["filtered"].items() if number]
         if noted:
-            lines.append(f"          {noted}")
+            lines.append(f"          {', '.join(noted)}")
     if report["status"] == "dry_run":
         lines.append(f"would send  {counts['selected']:,} keys; nothing was sent, nothing was recorded")
         if "sample_message" in report:

@@ -7,6 +7,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from inventory_enqueue.config import Change
+from inventory_enqueue.filters import Moment
 from inventory_enqueue.uris import Location, parse_location
 
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
@@ -54,6 +55,26 @@ class ChangesType(_Parsed):
             return frozenset(Change(name.strip()) for name in text.split(","))
         except ValueError:
             _expected(text, f"a comma list of {', '.join(Change)}")
+
+
+class NamesType(_Parsed):
+    """A comma list of names."""
+
+    name = "list"
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        """Parses it."""
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+class MomentType(_Parsed):
+    """A date, a time, or an age such as 36h."""
+
+    name = "time"
+
+    def parse(self, text: str) -> Moment:
+        """Parses it."""
+        return Moment(text)
 
 
 class DurationType(_Parsed):

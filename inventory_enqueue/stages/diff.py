@@ -166,15 +166,11 @@ def run(worker: Worker, number: int) -> TaskReport:
     today = read_partition(_spills(run, 0, len(run.plan.batches)), number, partition_bits=bits)
     result = diff(today, _baseline(run, number))
     selected = _selected(run, result.candidates)
-    counts = result.counts + Counter(
-        listed_live=today.height,
-        new_not_admitted=result.candidates.filter((pl.col("change") == NEW) & ~admitted()).height,
-    )
     outputs = (
         _write_candidates(run, number, selected),
         _write_part(run, number, result.index),
     )
-    return TaskReport(Stage.DIFF, number, counts + Counter(selected=selected.height), outputs)
+    return TaskReport(Stage.DIFF, number, result.counts + Counter(selected=selected.height), outputs)
 
 
 def done(run: Run, report: TaskReport) -> bool:

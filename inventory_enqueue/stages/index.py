@@ -104,11 +104,22 @@ def fingerprint(run: Run, batch: pa.RecordBatch, base: int, counts: Counter[str]
         before = frame.height
         frame = frame.filter(kept)
         counts[f"{side}{reason}"] += before - frame.height
-    bit = pl.when(run.filters.admitted()).then(pl.lit(ADMITTED_BIT, pl.UInt64)).otherwise(pl.lit(0, pl.UInt64))
+    conditions = run.filters.conditions(run.created)
+    counts.update({f"{side}filtered_{name}": number for name, number in _first_failed(frame, conditions).items()})
+    admitted = pl.all_horizontal(pl.lit(value=True), *conditions.values())
+    bit = pl.when(admitted).then(pl.lit(ADMITTED_BIT, pl.UInt64)).otherwise(pl.lit(0, pl.UInt64))
     expressions = run.plan.scheme.expressions(run.versions, run.plan.content_columns)
-    fingerprints = frame.select(*expressions, pl.col("row") + bit)
-    counts[f"{side}not_admitted"] += fingerprints.select((pl.col("row") < ADMITTED_BIT).sum()).item()
-    return fingerprints
+    return frame.select(*expressions, pl.col("row") + bit)
+
+
+def _first_failed(frame: pl.DataFrame, conditions: dict[str, pl.Expr]) -> dict[str, int]:
+    """How many rows are not admitted, each counted under the first condition that it fails."""
+    sums = {}
+    passed: pl.Expr = pl.lit(value=True)
+    for name, condition in conditions.items():
+        sums[name] = (passed & ~condition).sum()
+        passed &= condition
+    return frame.select(**sums).row(0, named=True) if sums else {}
 
 
 def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
