@@ -9,7 +9,7 @@ import polars as pl
 
 from inventory_enqueue import messages
 from inventory_enqueue.batching import Message, batches
-from inventory_enqueue.delivery.reading import read_rows
+from inventory_enqueue.delivery.reading import read_selected
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, Versions, row_base
 from inventory_enqueue.ledger import TaskLedger
@@ -63,14 +63,10 @@ def read_back(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator
         if ours.is_empty():
             continue
         landed = worker.landing.land(run.current, file)
-        for read in read_rows(landed, MESSAGE_COLUMNS, threads=True):
-            end = start + read.batch.num_rows
-            wanted = ours.filter(pl.col("row").is_between(start, end - 1))
-            if not wanted.is_empty():
-                frame = pl.from_arrow(read.batch.take((wanted["row"] - start).to_arrow()))
-                assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-                yield frame.with_columns(wanted["row"], wanted["change"])
-            start = end
+        for rows, positions in read_selected(landed, MESSAGE_COLUMNS, ours["row"] - start):
+            frame = pl.from_arrow(rows.batch)
+            assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+            yield frame.with_columns(row=positions + start).join(ours, on="row", how="left", maintain_order="left")
         if not worker.keeps_downloads:
             worker.landing.release(run.current, file)
 
