@@ -108,7 +108,7 @@ class Landing:
         if isinstance(delivery.location, S3Url):
             with self._lock:
                 self._downloads.pop((delivery.manifest.md5, number), None)
-            self._copy(delivery.manifest.files[number]).unlink(missing_ok=True)
+            self._copy(delivery, number).unlink(missing_ok=True)
 
     def _begin(self, delivery: Delivery, number: int) -> "Future[Path]":
         """The download of a file: begun now, or before."""
@@ -118,9 +118,9 @@ class Landing:
                 self._downloads[identity] = self._pool.submit(self._download, delivery, number)
             return self._downloads[identity]
 
-    def _copy(self, file: InventoryFile) -> Path:
-        # The MD5 alone names the copy: no key from outside becomes a path.
-        return self._scratch / f"{file.md5_checksum}-{file.size}"
+    def _copy(self, delivery: Delivery, number: int) -> Path:
+        # Checksums and numbers name the copy: no key from outside becomes a path.
+        return self._scratch / delivery.manifest.md5 / f"{delivery.manifest.files[number].md5_checksum}-{number}"
 
     def _verify(self, path: Path, file: InventoryFile) -> Path:
         """Checks a file in place; one that didn't change since isn't read again."""
@@ -151,12 +151,11 @@ class Landing:
 
     def _download(self, delivery: Delivery, number: int) -> Path:
         file = delivery.manifest.files[number]
-        target = self._copy(file)
+        target = self._copy(delivery, number)
         if target.exists():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Two files may have the same content: each is written under a name of its own, and either may win.
-        temporary = target.with_name(f"{target.name}.{number}.part")
+        temporary = target.with_name(f"{target.name}.part")
         try:
             url, (size, md5) = self._first_found(delivery, file, temporary)
             _check(file, size, md5, where=str(url))
