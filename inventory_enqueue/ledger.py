@@ -98,12 +98,12 @@ class Ledger:
         self.store.put("baseline.json", documents.encode(baseline.to_json()))
 
     def end(self, run: Run, report: dict[str, Any]) -> None:
-        """Records that a run has ended for good, and removes the indexes that no baseline points to any more."""
-        self.store.put(f"runs/{run.id}/report.json", documents.encode(report))
+        """Removes the indexes that no baseline points to any more, then records that a run has ended for good."""
         baseline = self.baseline()
         for run_id in self.store.names("indexes"):
             if baseline is None or baseline.run_id != run_id:
                 self.store.remove_folder(index_folder(run_id))
+        self.store.put(f"runs/{run.id}/report.json", documents.encode(report))
 
 
 def read_baseline(store: LocalStore) -> Baseline | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from inventory_enqueue import describe, guards
 from inventory_enqueue.config import LatestDelivery, RunConfig, StandardOutput
@@ -29,6 +30,8 @@ from inventory_enqueue.stages.worker import Worker
 from inventory_enqueue.store import LocalStore
 
 _log = logging.getLogger(__name__)
+
+_FAILURES: Final = "failures.jsonl"
 
 
 def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
@@ -122,16 +125,18 @@ def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
     unfinished = ledger.unfinished()
     if unfinished is None:
         return False
-    baseline = ledger.baseline()
-    if baseline is not None and baseline.run_id == unfinished.id:
-        # It died between its commit and its last word.
-        _end(unfinished, ledger, Status.COMMITTED)
-        return False
     other = differences(unfinished.config, job.config.to_json())
     same = unfinished.current.manifest.md5 == job.delivery.manifest.md5
-    if isinstance(unfinished.sink, StandardOutput) or ((other or not same) and not unfinished.has_sent()):
-        # Nothing that counts was sent (whoever read that standard output is gone), so there is nothing to finish, and
-        # a run that can't be finished, for its delivery is damaged, doesn't stand in the way of a better one.
+    baseline = ledger.baseline()
+    if baseline is not None and baseline.run_id == unfinished.id:
+        first = _first_report(unfinished, report)
+        _end_committed(unfinished, ledger, report if same and not other else first)
+        if same and not other:
+            return True
+        report.finished_first.append(first.to_json())
+        return False
+    if isinstance(unfinished.sink, StandardOutput) or (other and not unfinished.has_sent()):
+        # Nothing that counts was sent (whoever read that standard output is gone): there is nothing to finish.
         _log.info("giving up the unfinished run %s, which sent nothing", unfinished.id)
         _end(unfinished, ledger, Status.FAILED)
         return False
@@ -152,20 +157,62 @@ def _finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
 
 
 def _finish_first(unfinished: Run, ledger: Ledger, report: RunReport) -> None:
-    """Carries out the run of another delivery, with a report of its own inside this command's."""
-    first = RunReport(pipeline=report.pipeline, source=describe.source(unfinished.current, unfinished.kind))
+    """Carries out the run of another delivery, with a report of its own inside this command's.
+
+    A run that can't be finished, for its delivery is damaged or refused, and that sent nothing, is given up: it doesn't
+    stand in the way of a better one.
+    """
+    first = _first_report(unfinished, report)
     try:
         _carry_out(Worker(unfinished), ledger, first)
-    except InventoryEnqueueError as error:
+    except StoppedError as error:
         first.fail(error)
         raise
+    except InventoryEnqueueError as error:
+        first.fail(error)
+        if unfinished.has_sent():
+            raise
+        _log.warning("giving up the unfinished run %s, which sent nothing: %s", unfinished.id, error)
+        _end(unfinished, ledger, first.status)
     finally:
         report.finished_first.append(first.to_json())
 
 
-def _end(run: Run, ledger: Ledger, status: Status) -> None:
-    ledger.end(run, {"run_id": run.id, "status": status})
+def _first_report(unfinished: Run, report: RunReport) -> RunReport:
+    return RunReport(pipeline=report.pipeline, source=describe.source(unfinished.current, unfinished.kind))
+
+
+def _end_committed(run: Run, ledger: Ledger, report: RunReport) -> None:
+    """Says the last word of a run that died before it, after its commit: what it did stands in its tasks' reports."""
+    done = {
+        stage: [run.task_report(stage, number) for number in range(run.plan.tasks(stage))]
+        for stage in (Stage.INDEX, Stage.DIFF, Stage.ENQUEUE)
+    }
+    counts, sent = (
+        total(task for stage in stages for task in done[stage] if task is not None)
+        for stages in ((Stage.INDEX, Stage.DIFF), (Stage.ENQUEUE,))
+    )
+    report.run_id, report.baseline = run.id, _described(run.baseline, run.pipeline_store)
+    report.counts = describe.counts(counts)
+    _conclude(run, ledger, sent, report)
+
+
+def _conclude(run: Run, ledger: Ledger, sent: Counter[str], report: RunReport) -> None:
+    """Ends a committed run."""
+    report.counts["reappeared"] = sent["reappeared"]
+    report.sent = describe.sent(sent)
+    if sent["failed"]:
+        report.sent["failures_file"] = str(run.store.path(_FAILURES))
+    report.status = Status.SEEDED if run.seeding else Status.COMMITTED
+    report.exit_code = 4 if sent["failed"] else 0
+    report.cost_estimate_usd = estimated_cost_usd(sent["requests"])
     _remove_scratch(run)
+    ledger.end(run, report.to_json())
+
+
+def _end(run: Run, ledger: Ledger, status: Status) -> None:
+    _remove_scratch(run)
+    ledger.end(run, {"run_id": run.id, "status": status})
 
 
 def _carry_out(worker: Worker, ledger: Ledger, report: RunReport) -> None:
@@ -177,19 +224,14 @@ def _carry_out(worker: Worker, ledger: Ledger, report: RunReport) -> None:
         counts, diff = _compare_or_end(worker, ledger, report)
         enqueue = _stage(worker, Stage.ENQUEUE, report) if counts["selected"] else []
         sent = total(enqueue)
-        report.counts["reappeared"] = sent["reappeared"]
         report.sent = describe.sent(sent)
         check_sent(run, counts, sent)
         if sent["failed"]:
-            report.sent["failures_file"] = _failures_file(run, [task.number for task in enqueue])
+            _write_failures(run, [task.number for task in enqueue])
         _commit(run, ledger, counts, diff)
     finally:
         worker.close()
-    report.status = Status.SEEDED if run.seeding else Status.COMMITTED
-    report.exit_code = 4 if sent["failed"] else 0
-    report.cost_estimate_usd = estimated_cost_usd(sent["requests"])
-    ledger.end(run, report.to_json())
-    _remove_scratch(run)
+    _conclude(run, ledger, sent, report)
 
 
 def _compare_or_end(worker: Worker, ledger: Ledger, report: RunReport) -> tuple[Counter[str], list[TaskReport]]:
@@ -213,7 +255,7 @@ def _compare(worker: Worker, report: RunReport) -> tuple[Counter[str], list[Task
     report.counts = describe.counts(counts)
     guards.check_index(run, counts, content_columns(run, counts))
     diff = _stage(worker, Stage.DIFF, report)
-    counts += total(diff)
+    counts.update(total(diff))
     report.counts = describe.counts(counts)
     check_listed(run, counts)
     return counts, diff
@@ -304,12 +346,11 @@ def _timed(stage: Stage, report: RunReport) -> Iterator[None]:
         report.seconds[stage] = round(time.monotonic() - started, 3)
 
 
-def _failures_file(run: Run, tasks: list[int]) -> str:
+def _write_failures(run: Run, tasks: list[int]) -> None:
     """All tasks' failures in one file, for people and for resend."""
-    with run.store.write_file("failures.jsonl") as path, path.open("wb") as file:
+    with run.store.write_file(_FAILURES) as path, path.open("wb") as file:
         for number in sorted(tasks):
             file.write(TaskLedger(run, number).failure_lines())
-    return str(run.store.path("failures.jsonl"))
 
 
 def _described(baseline: Baseline | None, store: LocalStore) -> dict[str, object] | None:

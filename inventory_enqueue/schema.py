@@ -32,6 +32,15 @@ OBJECT_SCHEMA: Final = pa.schema(_FIELDS)
 A null key marks a row that was quarantined; a null version_id is the null version."""
 
 _TO_TEXT: Final = pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+_TEXT_TYPES: Final = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 _RANGES: Final = {
     "size": (0, (1 << 63) - 1),
     # Milliseconds of the years that four digits can name; what was written in a wrong unit lies far beyond.
@@ -104,7 +113,8 @@ def normalise(
     _check_bucket(batch.column("bucket"), source_bucket, quarantined)
     for name in columns:
         field = OBJECT_SCHEMA.field(name)
-        if name not in present:
+        if name not in present or batch.column(name).null_count == batch.num_rows:
+            # A column that is null throughout may have any type: a writer can't know which.
             arrays[name] = pa.nulls(batch.num_rows, field.type)
         elif pa.types.is_string(field.type):
             arrays[name] = _text(name, batch.column(name), quarantined, where)
@@ -137,8 +147,8 @@ def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, Quarantined
     """The column as strings; rows whose bytes are no UTF-8 are quarantined, and null here."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
-    if column.null_count < len(column) and not _is_text(column.type):
-        # Where a writer took the key 0012 for a number, nobody knows any more what it was.
+    if not any(is_text(column.type) for is_text in _TEXT_TYPES):
+        # Of a key 0012 that was taken for a number nobody knows any more what it was.
         raise IntegrityError(f"the column {name!r} holds {column.type}, not text", where=where)
     text = cast("pa.StringArray", column.cast(options=_TO_TEXT))  # type: ignore[call-arg]  # the options hold the type
     try:
@@ -152,12 +162,6 @@ def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, Quarantined
                 values[position] = None
         return cast("pa.StringArray", pa.array(values, pa.binary()).cast(pa.string()))
     return text
-
-
-def _is_text(kind: "pa.DataType") -> bool:
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    byte_checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
-    return any(check(kind) for check in (*checks, *byte_checks))
 
 
 def _is_utf8(value: bytes) -> bool:
@@ -213,6 +217,7 @@ def _check_range(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) ->
     if field.name not in _RANGES:
         return
     low, high = _RANGES[field.name]
-    for value in pc.min_max(column.cast(pa.int64())).as_py().values():
+    extremes: Any = pc.min_max(column.cast(pa.int64()))
+    for value in extremes.as_py().values():
         if value is not None and not low <= value <= high:
             raise IntegrityError(f"the column {field.name!r} holds {value}, not {low} to {high}", where=where)

@@ -108,14 +108,20 @@ class AppendLog:
         self._descriptor = descriptor
 
     def append(self, data: bytes) -> None:
-        """Appends whole lines.
+        """Appends whole lines, or nothing.
 
         Raises:
             OSError: The disk refused them.
         """
+        before = os.fstat(self._descriptor).st_size
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            # The next line must not continue this one.
+            os.ftruncate(self._descriptor, before)
+            raise
 
     def sync(self) -> None:
         """Makes all lines durable."""

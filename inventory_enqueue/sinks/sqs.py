@@ -161,7 +161,7 @@ def _read_answer(answer: "SendMessageBatchResultTypeDef", everything: tuple[int,
         Refusal(position, failed[str(position)]["Code"], failed[str(position)].get("Message", ""))
         for position in everything
         if str(position) in failed
-        and failed[str(position)]["SenderFault"]
+        and failed[str(position)].get("SenderFault", False)
         and not _retryable(failed[str(position)]["Code"])
     ]
     sent = tuple(position for position in everything if str(position) in successful)

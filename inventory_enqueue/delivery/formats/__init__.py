@@ -45,13 +45,17 @@ class RowSource(Protocol):
         """Closes the file."""
 
 
-def unique(columns: Sequence[str]) -> frozenset[str]:
+def unique(columns: Sequence[str], *, source: str) -> frozenset[str]:
     """A file's columns.
 
+    Args:
+        columns: Their names.
+        source: Who says so, for the error.
+
     Raises:
-        pa.ArrowInvalid: It has two of a name, so that nobody can say which is meant.
+        pa.ArrowInvalid: Two have one name, so that nobody can say which is meant.
     """
     names = frozenset(columns)
     if len(names) != len(columns):
-        raise pa.ArrowInvalid(f"two columns have the same name: {', '.join(columns)}")
+        raise pa.ArrowInvalid(f"{source} names a column twice: {', '.join(columns)}")
     return names

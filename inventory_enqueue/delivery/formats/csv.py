@@ -30,7 +30,7 @@ class CsvSource:
             pa.ArrowInvalid: fileSchema names a column twice.
         """
         self._names = csv_columns(file_schema)
-        self.columns = unique(self._names)
+        self.columns = unique(self._names, source="the manifest's fileSchema")
         self._file = pa.OSFile(str(path), "rb")
         self._compressed = self._file.read(2) == _GZIP_MAGIC
         self._file.seek(0)
@@ -42,6 +42,8 @@ class CsvSource:
             reader = pyarrow.csv.open_csv(
                 stream,
                 read_options=pyarrow.csv.ReadOptions(column_names=self._names, block_size=_BLOCK, use_threads=threads),
+                # S3 encodes them, other stores may not; where blocks are cut at any of them it is an error.
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types={name: pa.binary() for name in self._names},
                     include_columns=list(columns),

@@ -26,7 +26,7 @@ class OrcSource:
         self._opened = pa.OSFile(str(path), "rb")
         try:
             self._file = pyarrow.orc.ORCFile(self._opened)
-            self.columns = unique(self._file.schema.names)
+            self.columns = unique(self._file.schema.names, source="its footer")
         except BaseException:
             self._opened.close()
             raise

@@ -1,0 +1,101 @@
+"""The command line, killed as by `kill -9` at one named moment: nothing is flushed, closed or cleaned up.
+
+    run_killed(Moment("inventory_enqueue.ledger:Ledger.commit", "before"), "--manifest", ...)
+
+starts `python -m tests.support.killer MOMENT ARGS...`, a process of its own. It cuts the work into small tasks (one
+data file each, two partitions), so that a few rows are enough to die between two tasks of a stage.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tests.support.cli import Result, run_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+KILLED = -signal.SIGKILL
+ONE_FILE_A_TASK = {"partition_bits": 1, "bytes_per_batch": 1}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the process dies."""
+
+    function: str
+    """A function of the product, as module:name, where it is looked up at the time of the call."""
+    when: Literal["before", "after"] = "before"
+    call: int = 1
+    """The process dies at this call."""
+    about: str = ""
+    """Only calls count whose arguments have this text in their repr."""
+
+
+def run_killed(moment: Moment, *args: str | os.PathLike[str]) -> Result:
+    """Run the command line until it dies at this moment, and return how it really ended."""
+    command = ["-m", "tests.support.killer", json.dumps(asdict(moment)), *args]
+    return run_process(command, env={"PYTHONPATH": str(ROOT)})
+
+
+def _die_at(moment: Moment) -> None:
+    module, _, path = moment.function.partition(":")
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    setattr(owner, name, _deadly(getattr(owner, name), moment))
+
+
+def _deadly(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
+    lock = threading.Lock()
+    calls = 0
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - stands for any function
+        nonlocal calls
+        if moment.about not in repr((args, kwargs)):
+            return function(*args, **kwargs)
+        with lock:
+            calls += 1
+            deadly = calls == moment.call
+        if deadly and moment.when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return wrapper
+
+
+def _cut_small() -> None:
+    """Let config.Sizes() be small: no option of the command line says so."""
+    sizes: Any = importlib.import_module("inventory_enqueue.config").Sizes
+    make = sizes.__init__
+
+    def make_small(self: object, **values: Any) -> None:  # noqa: ANN401 - stands for any constructor
+        make(self, **(ONE_FILE_A_TASK | values))
+
+    sizes.__init__ = make_small
+
+
+def _main() -> None:
+    command = importlib.import_module("inventory_enqueue.cli.main")
+    _cut_small()
+    _die_at(Moment(**json.loads(sys.argv.pop(1))))
+    command.main()
+
+
+if __name__ == "__main__":
+    _main()

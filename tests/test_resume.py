@@ -1,0 +1,627 @@
+"""Killed as by `kill -9`, at every step and between any two, then the same command again: nothing is lost.
+
+The order send, record, commit decides what may be in the queue twice: only what was sent and not yet recorded, which is
+at most what was in flight (concurrency x 10 messages); nothing where the process died at any other moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from inventory_enqueue.config import Change, FirstRun, MessageFormat
+from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.report import Stage, Status
+from tests.support.cli import clean_environment
+from tests.support.deliveries import upload
+from tests.support.killer import ROOT, Moment
+from tests.support.pipelines import Days, Pipeline, seeded_state, three_days
+from tests.support.proxy import Delay, FaultProxy, RequestRule, delay, deny, fail_entries
+from tests.support.queue import keys_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from types_boto3_s3 import S3Client
+    from types_boto3_sqs import SQSClient
+
+    from inventory_enqueue.demo.roto import RotoServer
+    from tests.support.proxy import Entry
+
+SEND = "SendMessageBatch"
+NEW = [*(f"new/{number:03}" for number in range(60)), "new/a b", "new/c+d", "new/é%"]
+FILES = 3
+BATCH = 10
+PATIENCE = 60  # seconds
+
+RECORD = "inventory_enqueue.ledger:TaskLedger.record"
+SEND_BATCH = "inventory_enqueue.sinks.sqs:SqsSink.send"
+RENAME = "pathlib:Path.replace"
+STAGE = "inventory_enqueue.engines.local:run_stage"
+TASK_REPORT = "inventory_enqueue.run:Run.save_task_report"
+WRITE_META = "inventory_enqueue.pipeline:write_meta"
+COMMIT = "inventory_enqueue.ledger:Ledger.commit"
+END = "inventory_enqueue.ledger:Ledger.end"
+
+BETWEEN_SENDING_AND_RECORDING = {
+    "the first batch is sent": Moment(RECORD, call=1),
+    "a batch in the middle is sent": Moment(RECORD, call=5),
+}
+BEFORE_ALL_IS_SENT = {
+    "the run isn't written": Moment("inventory_enqueue.run:Run.save"),
+    "run.json is under its temporary name": Moment(RENAME, about="run.json"),
+    "a spill is under its temporary name": Moment(RENAME, about="spills"),
+    "an index task isn't recorded": Moment(TASK_REPORT, about="Stage.INDEX"),
+    "the index stage is done": Moment(STAGE, about="Stage.DIFF"),
+    "candidates are under their temporary name": Moment(RENAME, about="candidates", call=2),
+    "an index part is under its temporary name": Moment(RENAME, about="00001.parquet"),
+    "a diff task isn't recorded": Moment(TASK_REPORT, about="Stage.DIFF"),
+    "the diff stage is done": Moment(STAGE, about="Stage.ENQUEUE"),
+    "nothing is sent": Moment(SEND_BATCH),
+    "a batch in the middle is about to be sent": Moment(SEND_BATCH, call=5),
+    "an enqueue task isn't recorded": Moment(TASK_REPORT, about="Stage.ENQUEUE"),
+    "two enqueue tasks are recorded": Moment(TASK_REPORT, "after", about="Stage.ENQUEUE", call=2),
+    # After an index task, a diff task and a batch are recorded: see MIDDLES.
+}
+AFTER_ALL_IS_SENT = {
+    "the enqueue stage is done": Moment("inventory_enqueue.pipeline:check_sent"),
+    "the new index has no meta.json": Moment(WRITE_META),
+    "meta.json is under its temporary name": Moment(RENAME, about="meta.json"),
+    "the new index is complete": Moment(WRITE_META, "after"),
+    "the commit is next": Moment(COMMIT),
+    "baseline.json is under its temporary name": Moment(RENAME, about="baseline.json"),
+}
+COMMITTED = {
+    "the baseline has moved": Moment(COMMIT, "after"),
+    "the run's end isn't recorded": Moment(END),
+    "report.json is under its temporary name": Moment(RENAME, about="report.json"),
+    "the old index isn't removed": Moment("inventory_enqueue.store:LocalStore.remove_folder"),
+    "the run's end is recorded": Moment(END, "after"),
+}
+ANYWHERE = {**BETWEEN_SENDING_AND_RECORDING, **BEFORE_ALL_IS_SENT, **AFTER_ALL_IS_SENT, **COMMITTED}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that stands for the deliveries' bucket."""
+    return tmp_path_factory.mktemp("bucket")
+
+
+@pytest.fixture(scope="module")
+def days(root: Path) -> Days:
+    return three_days(root, NEW, FILES)
+
+
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Path:
+    return seeded_state(tmp_path_factory.mktemp("first-day"), days)
+
+
+@pytest.fixture
+def seeded(tmp_path: Path, sqs_client: SQSClient, queue_url: str, first_day: Path) -> Pipeline:
+    """A pipeline with the first day committed, and one request in flight at a time."""
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.concurrency = 1
+    pipeline.begin_with(first_day)
+    return pipeline
+
+
+@pytest.fixture
+def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
+    with FaultProxy(roto.endpoint_url) as proxy:
+        yield proxy
+
+
+def assert_second_day_is_the_baseline(pipeline: Pipeline, days: Days) -> None:
+    """Again, it sends nothing; and the third day, which adds its keys to those in the queue, finds them alone new."""
+    assert pipeline.baseline["manifest_uri"] == str(days.second)
+    again = pipeline.run(days.second)
+    assert (again.status, again.sent["messages"]) == (Status.NOTHING_NEW, 0)
+    report = pipeline.run(days.third)
+    assert (report.status, report.sent["keys"]) == (Status.COMMITTED, len(days.third_new))
+
+
+# ---- One kill at each moment
+
+
+@pytest.mark.parametrize("moment", ANYWHERE)
+def test_killed_when_then_the_same_command_again_and_every_key_is_in_the_queue(
+    moment: str, seeded: Pipeline, days: Days
+) -> None:
+    before = seeded.baseline
+    seeded.killed(ANYWHERE[moment], days.second)
+    if moment not in COMMITTED:
+        assert seeded.baseline == before
+    resumed = seeded.run(days.second)
+    assert resumed.status is (Status.NOTHING_NEW if moment in COMMITTED else Status.COMMITTED)
+    assert_second_day_is_the_baseline(seeded, days)
+    received, expected = seeded.received(), days.second_new + days.third_new
+    assert received.keys() == expected.keys(), "lost"
+    twice = received - expected
+    if moment in BETWEEN_SENDING_AND_RECORDING:
+        assert 0 < twice.total() <= seeded.concurrency * BATCH
+    else:
+        assert twice == Counter()
+    assert all((run / "report.json").exists() or not (run / "run.json").exists() for run in seeded.runs)
+    assert sorted(path.name for path in (seeded.home / "indexes").iterdir()) == [seeded.baseline["run_id"]]
+    assert list(seeded.work.iterdir()) == [], "scratch space is left behind"
+
+
+def test_killed_while_a_data_file_lands_from_s3_it_is_fetched_again(
+    seeded: Pipeline, days: Days, s3_client: S3Client, bucket: str, root: Path
+) -> None:
+    upload(root, s3_client, bucket)
+    manifest = f"s3://{bucket}/{days.second.relative_to(root).as_posix()}"
+    seeded.killed(Moment(RENAME, about=f"{os.sep}data{os.sep}", call=2), manifest)
+    assert len(list(seeded.work.rglob("*.part"))) >= 1
+    resumed = seeded.cli(manifest)
+    assert resumed.exit_code == 0, resumed
+    assert seeded.received() == days.second_new
+    assert list(seeded.work.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", BETWEEN_SENDING_AND_RECORDING)
+def test_with_several_requests_in_flight_twice_is_at_most_what_they_held(
+    moment: str, seeded: Pipeline, days: Days
+) -> None:
+    """Two processes of the command line, as cron starts them."""
+    seeded.concurrency = 3
+    seeded.killed(BETWEEN_SENDING_AND_RECORDING[moment], days.second)
+    resumed = seeded.cli(days.second)
+    assert (resumed.exit_code, resumed.report["status"]) == (0, "committed")
+    received = seeded.received()
+    assert received.keys() == days.second_new.keys()
+    assert (received - days.second_new).total() <= seeded.concurrency * BATCH
+
+
+@pytest.mark.parametrize("moment", ["the commit is next", "the baseline has moved"])
+def test_a_killed_seeding_run_is_gone_on_with_and_sends_nothing(
+    moment: str, tmp_path: Path, sqs_client: SQSClient, queue_url: str, days: Days
+) -> None:
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.killed(ANYWHERE[moment], days.first, "--first-run", "seed")
+    resumed = pipeline.run(days.first, first_run=FirstRun.SEED)
+    assert resumed.status is (Status.NOTHING_NEW if moment in COMMITTED else Status.SEEDED)
+    assert pipeline.run(days.second).status is Status.COMMITTED
+    assert pipeline.received() == days.second_new
+
+
+def is_refused(entry: Entry) -> bool:
+    return keys_of([entry["MessageBody"]], "s3-event").keys() <= REFUSED.keys()
+
+
+REFUSED = Counter(key.encode() for key in NEW[::4])
+
+WITH_FAILURES = {
+    "an answer with failures isn't recorded": Moment(RECORD, call=3),
+    "of an answer, the acknowledgements are recorded and the failures aren't": Moment(
+        "inventory_enqueue.ledger:TaskLedger._failures_log", call=3
+    ),
+    "the failures file is next": Moment("inventory_enqueue.pipeline:_failures_file"),
+    "the failures file is under its temporary name": Moment(RENAME, about="failures.jsonl"),
+}
+
+
+@pytest.mark.parametrize("moment", WITH_FAILURES)
+def test_killed_when_messages_were_refused_each_stands_in_the_failures_file_once(
+    moment: str, seeded: Pipeline, days: Days, proxy: FaultProxy
+) -> None:
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(fail_entries(is_refused, "InvalidMessageContents", sender_fault=True))
+    seeded.killed(WITH_FAILURES[moment], days.second)
+    resumed = seeded.run(days.second)
+    assert (resumed.exit_code, resumed.sent["failed"]) == (4, len(REFUSED))
+    lines = Path(resumed.sent["failures_file"]).read_text(encoding="ascii").splitlines()
+    assert Counter(json.loads(line)["key"].encode() for line in lines) == REFUSED
+    received, delivered = seeded.received(), days.second_new - REFUSED
+    assert received.keys() == delivered.keys()
+    assert (received - delivered).total() <= (BATCH if "isn't recorded" in moment else 0)
+
+
+def test_killed_after_the_commit_the_same_command_still_tells_of_the_failures_file(
+    seeded: Pipeline, days: Days, proxy: FaultProxy
+) -> None:
+    """Exit code 4 is how anyone learns of it, and the process that died had none to give."""
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(fail_entries(is_refused, "InvalidMessageContents", sender_fault=True))
+    seeded.killed(COMMITTED["the baseline has moved"], days.second)
+    again = seeded.cli(days.second)
+    assert seeded.received() == days.second_new - REFUSED
+    assert "failures.jsonl" in again.stdout + again.stderr
+    assert again.exit_code == 4
+
+
+# ---- What the resumed run doesn't do again, and what it can do without
+
+
+def stamps(pipeline: Pipeline, *folders: str) -> dict[str, int]:
+    """The files in these folders of the run and of its scratch space, and when each was written."""
+    run = pipeline.unfinished
+    roots = [run, pipeline.home / "indexes" / run.name, pipeline.work / run.name]
+    return {
+        str(path): path.stat().st_mtime_ns
+        for root in roots
+        for path in root.rglob("*")
+        if path.is_file() and path.parent.name in folders
+    }
+
+
+def test_finished_tasks_are_not_repeated(seeded: Pipeline, days: Days) -> None:
+    seeded.killed(Moment(TASK_REPORT, "after", about="Stage.ENQUEUE", call=1), days.second)
+    folders = ("tasks", "candidates", "spills", seeded.unfinished.name, "00000")
+    before = stamps(seeded, *folders)
+    names = Counter(Path(path).parent.name for path in before)
+    assert names == {"tasks": FILES + 2 + 1, "candidates": 2, "spills": FILES, seeded.unfinished.name: 4, "00000": 1}
+    seeded.killed(Moment(COMMIT), days.second)
+    after = stamps(seeded, *folders)
+    rewritten = {f"{seeded.unfinished}/run.json", f"{seeded.unfinished}/manifest.json"}
+    changed = {path for path, stamp in before.items() if after[path] != stamp}
+    assert changed <= rewritten
+    assert {Path(path).name for path in after.keys() - before.keys() if Path(path).parent.name == "tasks"} == {
+        "enqueue-00001.json",
+        "enqueue-00002.json",
+    }
+
+
+MIDDLES = {
+    "index": Moment(TASK_REPORT, "after", about="Stage.INDEX", call=2),
+    "diff": Moment(TASK_REPORT, "after", about="Stage.DIFF"),
+    "enqueue": Moment(RECORD, "after", call=4),
+}
+
+
+@pytest.mark.parametrize(
+    ("scratch", "stage"),
+    [
+        ("is deleted", "index"),
+        ("is deleted", "enqueue"),
+        ("is elsewhere", "enqueue"),
+        ("is cut short", "index"),
+    ],
+)
+def test_scratch_space_may_be_lost_between_kill_and_resume(
+    scratch: str, stage: str, seeded: Pipeline, days: Days, tmp_path: Path
+) -> None:
+    seeded.killed(MIDDLES[stage], days.second)
+    if scratch == "is deleted":
+        shutil.rmtree(seeded.work)
+    elif scratch == "is elsewhere":
+        seeded.work.rename(tmp_path / "gone")
+        seeded.work = tmp_path / "another work dir"
+    else:
+        for path in seeded.work.rglob("*.arrow"):
+            os.truncate(path, path.stat().st_size // 2)
+    resumed = seeded.run(days.second)
+    assert resumed.status is Status.COMMITTED
+    assert_second_day_is_the_baseline(seeded, days)
+    assert seeded.received() == days.second_new + days.third_new
+    assert list(seeded.work.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["candidates", "index part"])
+def test_a_diff_output_that_is_gone_is_made_again(output: str, seeded: Pipeline, days: Days) -> None:
+    seeded.killed(Moment(STAGE, about="Stage.ENQUEUE"), days.second)
+    run = seeded.unfinished
+    folder = run / "candidates" if output == "candidates" else seeded.home / "indexes" / run.name
+    (next(iter(sorted(folder.iterdir())))).unlink()
+    assert seeded.run(days.second).status is Status.COMMITTED
+    assert_second_day_is_the_baseline(seeded, days)
+    assert seeded.received() == days.second_new + days.third_new
+
+
+def test_a_resume_may_have_another_concurrency_and_other_sizes(seeded: Pipeline, days: Days) -> None:
+    """The command line cuts tasks otherwise than the killer did; the run keeps its own cut."""
+    seeded.killed(MIDDLES["enqueue"], days.second)
+    resumed = seeded.cli(days.second, "--concurrency", "32")
+    assert resumed.exit_code == 0, resumed
+    assert_second_day_is_the_baseline(seeded, days)
+    assert seeded.received() == days.second_new + days.third_new
+
+
+def test_a_resume_with_other_messages_is_refused_and_names_the_difference(seeded: Pipeline, days: Days) -> None:
+    seeded.killed(MIDDLES["enqueue"], days.second)
+    first = seeded.received()
+    refused = seeded.cli(days.second, "--message-format", "json")
+    assert (refused.exit_code, refused.report["status"]) == (9, "refused")
+    options: dict[str, Any] = {"message_format": MessageFormat.JSON, "changes": frozenset(Change)}
+    for names in (["message_format"], ["changes"], ["changes", "message_format"]):
+        for manifest in (days.second, days.third):
+            with pytest.raises(RefusedError, match=f" value of {', '.join(names)};") as error:
+                seeded.run(manifest, **{name: options[name] for name in names})
+            assert error.value.exit_code == 9
+    assert seeded.received() == Counter()
+    assert seeded.run(days.second).status is Status.COMMITTED
+    assert seeded.received() == days.second_new - first
+
+
+# ---- An unfinished run and a newer delivery
+
+
+def test_an_unfinished_run_is_finished_before_the_newer_delivery_in_one_command(seeded: Pipeline, days: Days) -> None:
+    seeded.killed(MIDDLES["enqueue"], days.second)
+    run = seeded.unfinished.name
+    result = seeded.cli(days.third)
+    assert result.exit_code == 0, result
+    report = result.report
+    (first,) = report["finished_first"]
+    assert (first["run_id"], first["status"], first["exit_code"]) == (run, "committed", 0)
+    assert first["source"]["manifest"] == str(days.second)
+    assert first["sent"]["keys"] == len(NEW)
+    assert report["run_id"] != run
+    assert (report["status"], report["source"]["manifest"]) == ("committed", str(days.third))
+    assert report["baseline"]["run_id"] == run
+    assert report["sent"]["keys"] == len(days.third_new)
+    assert seeded.received() == days.second_new + days.third_new
+    assert seeded.baseline["manifest_uri"] == str(days.third)
+    again = seeded.run(days.third)
+    assert (again.status, again.finished_first) == (Status.NOTHING_NEW, [])
+
+
+def test_failures_of_the_run_that_was_finished_first_make_the_command_exit_4(
+    seeded: Pipeline, days: Days, proxy: FaultProxy
+) -> None:
+    """The newer delivery has none of its own; but nothing else will tell of those again."""
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(fail_entries(is_refused, "InvalidMessageContents", sender_fault=True))
+    seeded.killed(MIDDLES["enqueue"], days.second)
+    result = seeded.cli(days.third)
+    (first,) = result.report["finished_first"]
+    assert (first["exit_code"], first["sent"]["failed"]) == (4, len(REFUSED))
+    assert Path(first["sent"]["failures_file"]).exists()
+    assert result.report["sent"]["failed"] == 0
+    assert seeded.received() == days.second_new - REFUSED + days.third_new
+    assert result.exit_code == 4
+
+
+def test_an_unfinished_run_that_sent_nothing_makes_way_for_the_newer_delivery(seeded: Pipeline, days: Days) -> None:
+    """Which is compared with the same baseline, so it brings the keys of both days."""
+    seeded.killed(MIDDLES["diff"], days.second)
+    report = seeded.run(days.third)
+    assert (report.status, report.finished_first) == (Status.COMMITTED, [])
+    gone = {days.key(0, position) for position in range(3)}
+    assert seeded.received() == days.third_new + Counter(key for key in days.second_new if key not in gone)
+    assert list(seeded.work.iterdir()) == []
+    assert sorted(path.name for path in (seeded.home / "indexes").iterdir()) == [seeded.baseline["run_id"]]
+    again = seeded.run(days.third)
+    assert (again.status, again.finished_first) == (Status.NOTHING_NEW, [])
+
+
+def test_killed_while_a_first_run_that_sent_nothing_is_given_up_the_next_command_begins_anew(
+    tmp_path: Path, sqs_client: SQSClient, queue_url: str, days: Days
+) -> None:
+    """Its index is left; but there never was a baseline, so none is missing."""
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.killed(Moment(STAGE, about="Stage.ENQUEUE"), days.first, "--first-run", "all")
+    pipeline.killed(ANYWHERE["the old index isn't removed"], days.first, "--first-run", "seed")
+    assert pipeline.run(days.first, first_run=FirstRun.SEED).status is Status.SEEDED
+    assert pipeline.run(days.second).status is Status.COMMITTED
+    assert pipeline.received() == days.second_new
+
+
+def test_an_unfinished_first_run_of_all_objects_is_finished_before_the_next_day(
+    tmp_path: Path, sqs_client: SQSClient, queue_url: str, days: Days
+) -> None:
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.killed(Moment(RECORD, "after", call=2), days.first, "--first-run", "all")
+    report = pipeline.run(days.second, first_run=FirstRun.ALL)
+    (first,) = report.finished_first
+    assert (first["status"], report.status) == ("committed", Status.COMMITTED)
+    received = pipeline.received()
+    everything = Counter(key for file in range(FILES) for key in map(str.encode, days.second_files[file]))
+    assert received.keys() >= everything.keys()
+    assert received.keys() - everything.keys() == {f"old/{number:03}".encode() for number in range(5)}
+    assert received.total() - len(received) <= pipeline.concurrency * BATCH
+
+
+def test_a_newer_delivery_waits_while_the_unfinished_run_cannot_be_finished(
+    seeded: Pipeline, days: Days, proxy: FaultProxy
+) -> None:
+    """Else the baseline would move past keys that were never sent."""
+    seeded.killed(MIDDLES["enqueue"], days.second)
+    before = seeded.baseline
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(deny(SEND))
+    denied = seeded.cli(days.third)
+    assert (denied.exit_code, denied.report["status"]) == (3, "failed")
+    assert seeded.baseline == before
+    assert len(seeded.runs) == 2, "the seed, and the one that is unfinished"
+    proxy.rules.clear()
+    assert seeded.run(days.third).status is Status.COMMITTED
+    assert seeded.received() == days.second_new + days.third_new
+
+
+def test_an_older_delivery_after_an_unfinished_run_sends_nothing_of_its_own(seeded: Pipeline, days: Days) -> None:
+    seeded.killed(MIDDLES["enqueue"], days.third)
+    report = seeded.run(days.second)
+    assert (report.status, report.sent["messages"]) == (Status.NOTHING_NEW, 0)
+    (first,) = report.finished_first
+    assert first["status"] == "committed"
+    assert seeded.baseline["manifest_uri"] == str(days.third)
+    assert seeded.received() == days.third_new + Counter(
+        key for key in days.second_new if key not in {days.key(0, position) for position in range(3)}
+    )
+
+
+# ---- A power loss: files lose their ends
+
+
+def torn_rows(line: bytes) -> list[tuple[int, int]]:
+    record = json.loads(line)
+    return [(record["file"], n) for first, last in record["rows"] for n in range(first, last + 1)]
+
+
+@pytest.mark.parametrize(
+    ("left", "lost"),
+    [
+        pytest.param(lambda lines: sum(map(len, lines)) - 1, 1, id="a newline"),
+        pytest.param(lambda lines: sum(map(len, lines[:-1])) - 3, 2, id="more than a line"),
+        pytest.param(lambda lines: len(lines[0]) // 2, 4, id="even the head"),
+        pytest.param(lambda _: 0, 4, id="everything"),
+    ],
+)
+def test_an_acks_file_that_lost_its_end_repeats_exactly_those_rows(
+    left: Callable[[list[bytes]], int], lost: int, seeded: Pipeline, days: Days
+) -> None:
+    seeded.killed(Moment("inventory_enqueue.sending:Sender._record", "after", call=4), days.second)
+    logs = sorted((seeded.unfinished / "acks").rglob("*.jsonl"))
+    path = logs[-1]
+    lines = path.read_bytes().splitlines(keepends=True)
+    lost = min(lost, len(lines) - 1)
+    repeated = Counter(days.key(*row) for line in lines[1:][-lost:] for row in torn_rows(line))
+    os.truncate(path, left(lines))
+    resumed = seeded.run(days.second)
+    assert resumed.status is Status.COMMITTED
+    assert seeded.received() == days.second_new + repeated
+
+
+def test_a_failures_file_that_lost_its_end_is_made_whole_again(seeded: Pipeline, days: Days, proxy: FaultProxy) -> None:
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(fail_entries(is_refused, "InvalidMessageContents", sender_fault=True))
+    seeded.killed(Moment(RECORD, "after", call=2), days.second)
+    (path,) = (seeded.unfinished / "failures").rglob("*.jsonl")
+    os.truncate(path, path.stat().st_size - 200)
+    resumed = seeded.run(days.second)
+    assert (resumed.exit_code, resumed.sent["failed"]) == (4, len(REFUSED))
+    lines = Path(resumed.sent["failures_file"]).read_text(encoding="ascii").splitlines()
+    assert Counter(json.loads(line)["key"].encode() for line in lines) == REFUSED
+    assert seeded.received() == days.second_new - REFUSED
+
+
+# ---- Two at once, and kills at any time
+
+
+def start(pipeline: Pipeline, manifest: Path | str, log: Path) -> subprocess.Popen[bytes]:
+    """Start the command in a process group of its own, with one data file a task, and wait until it holds the lock."""
+    never = json.dumps({"function": COMMIT, "call": 1 << 30})
+    command = [sys.executable, "-m", "tests.support.killer", never, *pipeline.arguments(manifest)]
+    environment = clean_environment(pipeline.work) | {"PYTHONPATH": str(ROOT)}
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
+        )
+    wait_until(lambda: process.poll() is not None or lock_holder(pipeline) == process.pid)
+    return process
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def lock_holder(pipeline: Pipeline) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(json.loads((pipeline.home / "lock").read_bytes())["pid"])
+    return None
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_of_two_runs_at_once_one_exits_5_and_nothing_is_sent_twice(
+    seeded: Pipeline, days: Days, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(delay(SEND, 0.2))
+    first = start(seeded, days.second, tmp_path / "log")
+    try:
+        second = seeded.cli(days.second)
+        assert first.poll() is None, "the first run ended before the second one was refused"
+        assert second.exit_code == 5, second
+        assert f"process {first.pid} on " in second.stderr
+        assert second.report["sent"] == {}
+        proxy.rules.clear()
+        assert first.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    finally:
+        kill_group(first)
+    assert_second_day_is_the_baseline(seeded, days)
+    assert seeded.received() == days.second_new + days.third_new
+
+
+def test_a_run_that_was_killed_never_locks_out_the_next_one(
+    seeded: Pipeline, days: Days, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    seeded.endpoint_url = proxy.endpoint_url
+    proxy.rules.append(delay(SEND, 0.2))
+    first = start(seeded, days.second, tmp_path / "log")
+    kill_group(first)
+    assert lock_holder(seeded) == first.pid, "the dead one's name is still in the lock"
+    proxy.rules.clear()
+    assert seeded.run(days.second).status is Status.COMMITTED
+
+
+SLOWLY = 0.06
+WINDOW = 0.25
+MANY = 420
+KILLS = 15
+
+
+def stage_of(log: Path) -> Stage | None:
+    """Name the stage that a run had come to, by what it printed at the end of each; None after the last one."""
+    ended = sum(line.startswith((b"index: ", b"diff: ", b"enqueue: ")) for line in log.read_bytes().splitlines())
+    stages: list[Stage | None] = [*Stage, None]
+    return stages[ended]
+
+
+def wait_for_a_request(process: subprocess.Popen[bytes], proxy: FaultProxy, action: str) -> None:
+    seen = len(proxy.log)
+    wait_until(lambda: process.poll() is not None or any(logged.action == action for logged in proxy.log[seen:]))
+
+
+def test_killed_at_random_again_and_again_until_it_commits_nothing_is_lost(  # noqa: PLR0913, PLR0917 - fixtures
+    tmp_path: Path, sqs_client: SQSClient, queue_url: str, s3_client: S3Client, bucket: str, proxy: FaultProxy
+) -> None:
+    chance = random.Random(6)  # noqa: S311 - no secret
+    days = three_days(tmp_path / "bucket", [f"new/{number}" for number in range(MANY)], FILES)
+    upload(tmp_path / "bucket", s3_client, bucket)
+    manifest = f"s3://{bucket}/{days.second.relative_to(tmp_path / 'bucket').as_posix()}"
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.seed(days.first)
+    pipeline.endpoint_url = proxy.endpoint_url
+    # So most of a run is sending: 42 batches at 4 a time take at least 0.66 s, the rest about a third of that.
+    proxy.rules += [
+        delay(SEND, SLOWLY),
+        RequestRule(Delay(SLOWLY), lambda request: request.action is None and ".parquet" in request.path),
+    ]
+    kills: Counter[Stage | None] = Counter()
+    log = tmp_path / "log"
+    while True:
+        process = start(pipeline, manifest, log)
+        if chance.random() < 0.6:  # else a slow machine would never get as far as sending
+            wait_for_a_request(process, proxy, SEND)
+        try:
+            process.wait(chance.uniform(0, WINDOW) if kills.total() < KILLS else PATIENCE)
+        except subprocess.TimeoutExpired:
+            kill_group(process)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, log.read_text()
+        kills[stage_of(log)] += 1
+        if chance.random() < 0.2:  # another machine takes over
+            shutil.rmtree(pipeline.work, ignore_errors=True)
+    proxy.rules.clear()
+    assert kills[Stage.ENQUEUE] >= 3, kills
+    assert 2 * kills[Stage.ENQUEUE] >= kills.total(), kills
+    received = pipeline.received()
+    assert received.keys() == days.second_new.keys(), f"lost after {kills}"
+    twice = (received - days.second_new).total()
+    assert twice <= kills[Stage.ENQUEUE] * pipeline.concurrency * BATCH, kills
+    again = pipeline.run(days.second)
+    assert (again.status, again.sent["messages"]) == (Status.NOTHING_NEW, 0)
+    assert pipeline.received() == Counter()
