@@ -153,7 +153,7 @@ DIFF_BYTES_PER_ROW: Final = 350
 """Today's and the baseline's fingerprint of a row, sorted and compared: measured."""
 SPILL_BYTES_PER_ROW: Final = 112
 """A fingerprint of 28 bytes, collected, joined, partitioned and written."""
-MEMORY_PER_WORKER: Final = 128 * 1024 * 1024
+MEMORY_PER_WORKER: Final = 192 * 1024 * 1024
 """Below this, fewer tasks run at a time."""
 DEFAULT_MEMORY: Final = 1024 * 1024 * 1024
 MIN_MEMORY: Final = 64 * 1024 * 1024

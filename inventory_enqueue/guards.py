@@ -109,13 +109,8 @@ def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]
             for and can't be told.
     """
     where = str(run.current.location)
-    if counts["quarantined"] > run.config["max_quarantined"] * counts["listed"]:
-        raise RefusedError(
-            f"{counts['quarantined']} of {counts['listed']} rows can't be trusted (they are named in "
-            f"{run.store.path('quarantine')}), more than --max-quarantined {run.config['max_quarantined']} allows; "
-            "raise it to leave them out and go on",
-            where=where,
-        )
+    for side, location in (("", where), ("previous_", str(run.previous.location) if run.previous else where)):
+        _check_quarantined(run, counts[f"{side}quarantined"], counts[f"{side}listed"], location)
     rows = _counted(counts, "")
     known = _counted(counts, "previous_") if run.baseline is None else run.baseline.identities
     if rows < known * (1 - run.config["max_shrink"]):
@@ -124,7 +119,22 @@ def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]
             f"{run.config['max_shrink']} allows; wait for the next delivery, or raise it to go on",
             where=where,
         )
-    _check_content(run, content_columns)
+    if run.baseline is not None:
+        meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
+        if run.current.manifest.files:
+            _tell_of_versions(meta, lists_versions=counts["files_with_is_latest"] > 0)
+        _check_content(run, run.baseline, meta.content_columns, content_columns)
+    if not content_columns:
+        _log.warning("the inventory has neither ETag nor Size: an overwritten object can't be seen")
+
+
+def _check_quarantined(run: Run, quarantined: int, listed: int, where: str) -> None:
+    if quarantined > run.config["max_quarantined"] * listed:
+        raise RefusedError(
+            f"{quarantined} of {listed} rows can't be trusted (they are named in {run.store.path('quarantine')}), more "
+            f"than --max-quarantined {run.config['max_quarantined']} allows; raise it to leave them out and go on",
+            where=where,
+        )
 
 
 def _counted(counts: Counter[str], side: str) -> int:
@@ -132,12 +142,13 @@ def _counted(counts: Counter[str], side: str) -> int:
     return counts[f"{side}listed"] - sum(counts[f"{side}{reason}"] for reason in reasons)
 
 
-def _check_content(run: Run, content_columns: tuple[str, ...]) -> None:
-    if not content_columns:
-        _log.warning("the inventory has neither ETag nor Size: an overwritten object can't be seen")
-    if run.baseline is None:
-        return
-    known = IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
+def _tell_of_versions(meta: IndexMeta, *, lists_versions: bool) -> None:
+    if lists_versions != meta.lists_versions:
+        now = "lists versions now" if lists_versions else "doesn't list versions any more"
+        _log.info("the inventory %s: live objects are compared with live objects", now)
+
+
+def _check_content(run: Run, baseline: Baseline, known: tuple[str, ...], content_columns: tuple[str, ...]) -> None:
     if known == content_columns:
         return
     difference = (
@@ -146,7 +157,7 @@ def _check_content(run: Run, content_columns: tuple[str, ...]) -> None:
     )
     if Change.CHANGED in run.selected_changes:
         raise RefusedError(
-            f"{difference}, so all would look changed: go on with --previous {run.baseline.manifest_uri} (both are "
+            f"{difference}, so all would look changed: go on with --previous {baseline.manifest_uri} (both are "
             "compared by what both have), or with --changes new",
             where=str(run.current.location),
         )

@@ -30,6 +30,8 @@ class IndexMeta:
     partition_bits: int
     versions: Versions
     """What an identity is."""
+    lists_versions: bool
+    """Whether the inventory told of versions; under Versions.CURRENT the index holds the live objects all the same."""
     content_columns: tuple[str, ...]
     """What f could look at: e_tag and size, or what the inventory had of them."""
     rows: int
@@ -42,6 +44,7 @@ class IndexMeta:
             "scheme": self.scheme.to_json(),
             "partition_bits": self.partition_bits,
             "versions": self.versions,
+            "lists_versions": self.lists_versions,
             "content_columns": self.content_columns,
             "rows": self.rows,
             "identities": self.identities,
@@ -72,6 +75,7 @@ class IndexMeta:
                 Scheme.from_json(document["scheme"], where=where),
                 int(document["partition_bits"]),
                 Versions(document["versions"]),
+                bool(document["lists_versions"]),
                 tuple(document["content_columns"]),
                 int(document["rows"]),
                 int(document["identities"]),
@@ -118,19 +122,8 @@ def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
     return pl.read_parquet(BytesIO(data)).match_to_schema(FINGERPRINT_SCHEMA)
 
 
-def write_meta(
-    store: LocalStore, run: Run, *, content_columns: tuple[str, ...], identities: int, parts: list[Output]
-) -> None:
+def write_meta(store: LocalStore, run: Run, meta: IndexMeta) -> None:
     """Completes the index that a run's diff tasks wrote: after this it can be used."""
-    meta = IndexMeta(
-        run.plan.scheme,
-        run.plan.partition_bits,
-        run.versions,
-        content_columns,
-        sum(part.rows for part in parts),
-        identities,
-        tuple(parts),
-    )
     folder = index_folder(run.id)
     store.put(f"{folder}/manifest.json", run.current.data)
     store.put(f"{folder}/meta.json", documents.encode(meta.to_json()))

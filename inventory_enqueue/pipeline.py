@@ -17,7 +17,7 @@ from inventory_enqueue.delivery.finding import check_age, find_latest, manifest_
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.engines import local
 from inventory_enqueue.errors import InventoryEnqueueError, PreflightError, RefusedError, StoppedError
-from inventory_enqueue.index import read_manifest, write_meta
+from inventory_enqueue.index import IndexMeta, read_manifest, write_meta
 from inventory_enqueue.ledger import Ledger, TaskLedger, read_baseline
 from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
@@ -32,6 +32,8 @@ from inventory_enqueue.store import LocalStore
 _log = logging.getLogger(__name__)
 
 _FAILURES: Final = "failures.jsonl"
+_UNDELIVERABLE: Final = 4
+"""The exit code of a run that committed with messages in the failures file."""
 
 
 def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
@@ -61,6 +63,10 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
             with Ledger.opened(job.state, job.pipeline) as ledger:
                 if not _finish_unfinished(job, ledger, report):
                     _begin(job, ledger, report)
+                if report.exit_code == 0 and any(
+                    first["exit_code"] == _UNDELIVERABLE for first in report.finished_first
+                ):
+                    report.exit_code = _UNDELIVERABLE
     except OSError as error:
         raise StoppedError(
             f"{error.strerror or error}; mend that and run the same command again",
@@ -204,7 +210,7 @@ def _conclude(run: Run, ledger: Ledger, sent: Counter[str], report: RunReport) -
     if sent["failed"]:
         report.sent["failures_file"] = str(run.store.path(_FAILURES))
     report.status = Status.SEEDED if run.seeding else Status.COMMITTED
-    report.exit_code = 4 if sent["failed"] else 0
+    report.exit_code = _UNDELIVERABLE if sent["failed"] else 0
     report.cost_estimate_usd = estimated_cost_usd(sent["requests"])
     _remove_scratch(run)
     ledger.end(run, report.to_json())
@@ -263,13 +269,18 @@ def _compare(worker: Worker, report: RunReport) -> tuple[Counter[str], list[Task
 
 def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskReport]) -> None:
     """Completes the new index, then moves the baseline to it, forward only."""
-    write_meta(
-        ledger.store,
-        run,
+    parts = tuple(report.outputs[1] for report in sorted(diff, key=lambda report: report.number))
+    meta = IndexMeta(
+        scheme=run.plan.scheme,
+        partition_bits=run.plan.partition_bits,
+        versions=run.versions,
+        lists_versions=counts["files_with_is_latest"] > 0,
         content_columns=content_columns(run, counts),
+        rows=sum(part.rows for part in parts),
         identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
-        parts=[report.outputs[1] for report in sorted(diff, key=lambda report: report.number)],
+        parts=parts,
     )
+    write_meta(ledger.store, run, meta)
     manifest = run.current.manifest
     committed = ledger.baseline()
     if committed is not None and committed.creation_timestamp > manifest.creation_timestamp:
@@ -286,7 +297,7 @@ def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskRepor
             scope=run.scope,
             kind=run.kind,
             filters=run.filters.to_json(),
-            identities=counts["unchanged"] + counts["new"] + counts["changed"] + counts["newly_admitted"],
+            identities=meta.identities,
         )
     )
 

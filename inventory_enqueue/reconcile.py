@@ -3,6 +3,7 @@
 from collections import Counter
 
 from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.index import IndexMeta
 from inventory_enqueue.run import Run
 
 _TODAY = ("unchanged", "new", "changed", "newly_admitted")
@@ -31,8 +32,13 @@ def check_sent(run: Run, counts: Counter[str], sent: Counter[str]) -> None:
 
 
 def content_columns(run: Run, counts: Counter[str]) -> tuple[str, ...]:
-    """What f could look at in this run: columns that the plan names, and every file of the delivery has."""
+    """What f could look at in this run: columns that the plan names, and every file of the delivery has.
+
+    A delivery without files doesn't tell: what the baseline had is taken.
+    """
     files = len(run.current.manifest.files)
+    if not files and run.baseline is not None:
+        return IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
     return tuple(name for name in run.plan.content_columns if counts[f"files_with_{name}"] == files)
 
 

@@ -41,6 +41,14 @@ _TEXT_TYPES: Final = (
     pa.types.is_binary_view,
     pa.types.is_fixed_size_binary,
 )
+_ALSO: Final = {
+    pa.string(): (),
+    pa.int64(): (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    pa.bool_(): (pa.types.is_boolean,),
+    pa.timestamp("ms", tz="UTC"): (pa.types.is_timestamp, pa.types.is_date),
+}
+"""As what else than text a column may be written. A number is no time, for nobody says in which unit; and of a key 0012
+that was taken for a number nobody knows any more what it was."""
 _RANGES: Final = {
     "size": (0, (1 << 63) - 1),
     # Milliseconds of the years that four digits can name; what was written in a wrong unit lies far beyond.
@@ -116,10 +124,12 @@ def normalise(
         if name not in present or batch.column(name).null_count == batch.num_rows:
             # A column that is null throughout may have any type: a writer can't know which.
             arrays[name] = pa.nulls(batch.num_rows, field.type)
-        elif pa.types.is_string(field.type):
-            arrays[name] = _text(name, batch.column(name), quarantined, where)
+            continue
+        column = _checked(batch.column(name), field, where)
+        if pa.types.is_string(field.type):
+            arrays[name] = _text(name, column, quarantined)
         else:
-            arrays[name] = _cast(batch.column(name), field, where)
+            arrays[name] = _cast(column, field, where)
     if keys_are_encoded:
         arrays["key"] = _decoded(arrays["key"], quarantined)
     _check_keys(cast("pa.StringArray", arrays["key"]), quarantined)
@@ -143,13 +153,17 @@ def _check_bucket(column: "pa.Array[Any]", source_bucket: str, quarantined: dict
             quarantined[position] = QuarantinedRow(position, "of another bucket", "bucket", value)
 
 
-def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow], where: str) -> pa.StringArray:
-    """The column as strings; rows whose bytes are no UTF-8 are quarantined, and null here."""
+def _checked(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) -> "pa.Array[Any]":
+    """The column without a dictionary, if its type can hold what the field does."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
-    if not any(is_text(column.type) for is_text in _TEXT_TYPES):
-        # Of a key 0012 that was taken for a number nobody knows any more what it was.
-        raise IntegrityError(f"the column {name!r} holds {column.type}, not text", where=where)
+    if not any(is_kind(column.type) for is_kind in (*_TEXT_TYPES, *_ALSO[field.type])):
+        raise IntegrityError(f"the column {field.name!r} holds {column.type}, not {field.type}", where=where)
+    return column
+
+
+def _text(name: str, column: "pa.Array[Any]", quarantined: dict[int, QuarantinedRow]) -> pa.StringArray:
+    """The column as strings; rows whose bytes are no UTF-8 are quarantined, and null here."""
     text = cast("pa.StringArray", column.cast(options=_TO_TEXT))  # type: ignore[call-arg]  # the options hold the type
     try:
         # pyarrow takes invalid UTF-8 in silence, polars doesn't.
@@ -197,8 +211,6 @@ def _null_version(versions: "pa.Array[Any]") -> pa.StringArray:
 
 def _cast(column: "pa.Array[Any]", field: "pa.Field[Any]", where: str) -> "pa.Array[Any]":
     try:
-        if isinstance(column, pa.DictionaryArray):
-            column = column.dictionary_decode()
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             column = column.cast(pa.string())
         # Foreign writers have finer timestamps: what is below a millisecond is cut off, as S3 does.

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import math
@@ -6,16 +7,18 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
 from inventory_enqueue.demo.bucket import Bucket
 from inventory_enqueue.demo.delivery import COLUMNS, Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.odd_keys import MAX_KEY_BYTES, ODD_KEYS
+from inventory_enqueue.manifest import FileFormat
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ("duplicates", "odd-keys", "plain-40", "versions")
@@ -197,6 +200,77 @@ class TestDelivery:
         delivery = write_delivery(tmp_path, CONFIG, CREATED, (file(number) for number in range(20)))
         assert delivery.rows == 60
         assert most <= 2
+
+
+class TestFormats:
+    ROWS = pl.DataFrame(
+        {
+            "bucket": ["source"] * 3,
+            "key": ["a b+c%/é", 'say "hi",\n', "k"],
+            "version_id": [None, "v1", "v2"],
+            "is_latest": [True, False, None],
+            "is_delete_marker": [False, True, None],
+            "size": [0, None, 1 << 40],
+            "last_modified_date": [CREATED, None, datetime(2024, 5, 7, 1, 2, 3, 45_000, tzinfo=UTC)],
+            "e_tag": ["e", None, 'q"'],
+            "lifecycle_expiration_date": [None, CREATED, None],
+        },
+        schema_overrides={
+            "last_modified_date": pl.Datetime("ms", "UTC"),
+            "lifecycle_expiration_date": pl.Datetime("ms", "UTC"),
+        },
+    )
+    SCHEMAS: ClassVar = {
+        FileFormat.CSV: "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, "
+        "LifecycleExpirationDate",
+        FileFormat.ORC: "struct<bucket:string,key:string,version_id:string,is_latest:boolean,is_delete_marker:boolean,"
+        "size:bigint,last_modified_date:timestamp,e_tag:string,lifecycle_expiration_date:timestamp>",
+        FileFormat.PARQUET: "message s3.inventory {  required binary bucket (STRING);  required binary key (STRING);"
+        "  optional binary version_id (STRING);  optional boolean is_latest;  optional boolean is_delete_marker;"
+        "  optional int64 size;  optional int64 last_modified_date (TIMESTAMP(MILLIS,true));"
+        "  optional binary e_tag (STRING);  optional int64 lifecycle_expiration_date (TIMESTAMP(MILLIS,true));}",
+    }
+
+    def write(self, root: Path, file_format: FileFormat, *, gzip_members: bool = False) -> tuple[dict[str, Any], Path]:
+        files = [[self.ROWS, self.ROWS.head(1)]]
+        delivery = write_delivery(root, CONFIG, CREATED, files, file_format=file_format, gzip_members=gzip_members)
+        assert delivery.rows == 4
+        return json.loads(delivery.manifest.read_bytes()), root / delivery.files[0].key
+
+    @pytest.mark.parametrize("file_format", list(FileFormat))
+    def test_the_manifest_names_the_format_and_its_schema_as_s3_does(
+        self, file_format: FileFormat, tmp_path: Path
+    ) -> None:
+        manifest, path = self.write(tmp_path, file_format)
+        assert (manifest["fileFormat"], manifest["fileSchema"]) == (file_format, self.SCHEMAS[file_format])
+        assert path.name.partition(".")[2] == {"CSV": "csv.gz", "ORC": "orc", "Parquet": "parquet"}[file_format]
+        assert manifest["files"][0]["MD5checksum"] == md5(path.read_bytes())
+
+    def test_orc_is_zlib_with_times_that_are_utc_without_a_zone(self, tmp_path: Path) -> None:
+        file = pyarrow.orc.ORCFile(self.write(tmp_path, FileFormat.ORC)[1])
+        assert file.compression == "ZLIB"
+        table = file.read()
+        assert table.schema.field("last_modified_date").type == pa.timestamp("ns")
+        times = [name for name, kind in self.ROWS.schema.items() if kind == pl.Datetime("ms", "UTC")]
+        back = pl.DataFrame(pl.from_arrow(table)).with_columns(
+            pl.col(times).dt.cast_time_unit("ms").dt.replace_time_zone("UTC")
+        )
+        assert back.equals(pl.concat([self.ROWS, self.ROWS.head(1)]))
+
+    @pytest.mark.parametrize("gzip_members", [False, True])
+    def test_csv_has_no_header_quotes_every_field_and_encodes_keys(self, gzip_members: bool, tmp_path: Path) -> None:  # noqa: FBT001
+        data = self.write(tmp_path, FileFormat.CSV, gzip_members=gzip_members)[1].read_bytes()
+        assert data.count(b"\x1f\x8b\x08\0\0\0\0\0") == 1 + gzip_members
+        first = '"source","a+b%2Bc%25/%C3%A9","","true","false","0","2026-03-02T01:00:00.000Z","e",""\n'
+        assert gzip.decompress(data).decode() == (
+            first + '"source","say+%22hi%22%2C%0A","v1","false","true","","","","2026-03-02T01:00:00.000Z"\n'
+            f'"source","k","v2","","","{1 << 40}","2024-05-07T01:02:03.045Z","q""",""\n' + first
+        )
+
+    @pytest.mark.parametrize("file_format", list(FileFormat))
+    def test_the_same_rows_give_the_same_bytes(self, file_format: FileFormat, tmp_path: Path) -> None:
+        one, other = (self.write(tmp_path / name, file_format)[1] for name in ("one", "other"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_odd_keys_are_legal() -> None:

@@ -43,7 +43,7 @@ KEYS = st.one_of(st.sampled_from(ODD_KEYS), st.text(st.characters(exclude_catego
 FAILED = st.builds(Failure, ROWS, KEYS, st.sampled_from(["InvalidMessageContents"]), KEYS, st.booleans(), KEYS)
 
 
-few = settings(max_examples=40)  # each writes files and syncs them
+few = settings(max_examples=30)  # each writes files and syncs them
 
 
 @pytest.fixture(scope="module")

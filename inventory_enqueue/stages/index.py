@@ -21,9 +21,10 @@ from inventory_enqueue.fingerprints import (
     ADMITTED_BIT,
     CONTENT_COLUMNS,
     MAX_ROWS_PER_FILE,
-    identity_columns,
     row_base,
 )
+from inventory_enqueue.manifest import Manifest
+from inventory_enqueue.messages import MESSAGE_COLUMNS
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Run
 from inventory_enqueue.schema import Rows
@@ -56,7 +57,9 @@ def run(worker: Worker, number: int) -> TaskReport:
         for file in files:
             landed = worker.landing.land(delivery, file)
             present = columns_of(landed)
-            counts.update({f"{side}files_with_{name}": int(name in present) for name in CONTENT_COLUMNS})
+            _check_schema(delivery.manifest, present, landed)
+            told = (*CONTENT_COLUMNS, *VERSION_COLUMNS)
+            counts.update({f"{side}files_with_{name}": int(name in present) for name in told})
             for rows, offset in _rows(run, landed, present):
                 worker.check()
                 writer.add(fingerprint(run, rows.batch, row_base(file) + offset, counts, side=side))
@@ -64,7 +67,7 @@ def run(worker: Worker, number: int) -> TaskReport:
             if not worker.keeps_downloads:
                 worker.landing.release(delivery, file)
     temporary.replace(spill)
-    if quarantine and not side:
+    if quarantine:
         lines = b"".join(documents.encode_line(record) for record in quarantine)
         run.store.put(quarantine_name(number), lines)
     return TaskReport(Stage.INDEX, number, counts, (Output(spill.name, spill.stat().st_size, writer.rows),))
@@ -122,6 +125,16 @@ def _first_failed(frame: pl.DataFrame, conditions: dict[str, pl.Expr]) -> dict[s
     return frame.select(**sums).row(0, named=True) if sums else {}
 
 
+def _check_schema(manifest: Manifest, present: frozenset[str], landed: LandedFile) -> None:
+    """The manifest's word on what tells changes and versions was relied on before any file was opened."""
+    missing = (manifest.columns & {*CONTENT_COLUMNS, *VERSION_COLUMNS}) - present
+    if missing:
+        raise IntegrityError(
+            f"the manifest's fileSchema names the column {min(missing)!r}, this file doesn't have it",
+            where=landed.where,
+        )
+
+
 def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
     """What a row must fulfil to count, in this order, each with the name of its count."""
     if frame["key"].null_count():
@@ -133,11 +146,14 @@ def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
 
 
 def _rows(run: Run, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:
-    """A file's rows with the columns that fingerprint() needs, and the position in the file of each batch's first."""
+    """A file's rows, and the position in the file of each batch's first.
+
+    Their columns are those that fingerprint() needs and those of the messages: what can't be read is so found before
+    anything is sent.
+    """
     wanted = dict.fromkeys(
         (
-            *identity_columns(run.versions),
-            *CONTENT_COLUMNS,
+            *MESSAGE_COLUMNS,
             *(name for name in VERSION_COLUMNS if name in present),
             *run.filters.columns(),
         )
