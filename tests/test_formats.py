@@ -45,9 +45,9 @@ FORMATS: Final = list(FileFormat)
 SOAK: Final = os.environ.get("SOAK") == "1"
 
 # Together 2,000 cases, and 100,000 in a soak.
-ROUND_TRIPS: Final = 400
+ROUND_TRIPS: Final = 250
 DAMAGED_A_FORMAT: Final = 380
-ALTERED_A_FORMAT: Final = 80
+ALTERED_A_FORMAT: Final = 130
 DECODED: Final = 220
 
 
