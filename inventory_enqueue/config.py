@@ -134,6 +134,8 @@ class Sizes:
     """Data files are grouped up to this size into one index and one enqueue task: AWS's own Parquet files fill one."""
     rows_per_spill: int = 1_000_000
     """Each index task that runs at a time holds SPILL_BYTES_PER_ROW for each of these, then writes them."""
+    bytes_decoded: int = 400 * 1024 * 1024
+    """Row groups are decoded whole while they fit here together; a larger one is streamed, at twice the cost."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Index or diff tasks at a time."""
 
@@ -145,6 +147,7 @@ class Sizes:
         return cls(
             rows_per_partition=min(1_000_000, max(1_000, share // DIFF_BYTES_PER_ROW)),
             rows_per_spill=min(1_000_000, max(1_000, share // 2 // SPILL_BYTES_PER_ROW)),
+            bytes_decoded=memory * 2 // 5,
             workers=workers,
         )
 

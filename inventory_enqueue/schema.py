@@ -4,10 +4,11 @@ Column names are S3 Inventory's own:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory.html#storage-inventory-contents
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,6 +56,11 @@ _RANGES: Final = {
     "last_modified_date": (-62_135_596_800_000, 253_402_300_799_999),
 }
 
+_NULL_VERSIONS: Final = ("", "null")
+"""The null version is null in ORC and Parquet, an empty field in CSV; the S3 API and some stores write `null`."""
+
+_POLARS_SCHEMA: Final = pl.Schema(OBJECT_SCHEMA)
+
 REQUIRED: Final = frozenset({"bucket", "key"})
 
 
@@ -74,7 +80,7 @@ class QuarantinedRow:
 class Rows:
     """Some rows of a data file."""
 
-    batch: pa.RecordBatch
+    frame: pl.DataFrame
     """In OBJECT_SCHEMA's types, every row of the file in its place: a quarantined one has a null key."""
     quarantined: tuple[QuarantinedRow, ...] = ()
 
@@ -139,7 +145,45 @@ def normalise(
     if "version_id" in arrays:
         arrays["version_id"] = _null_version(arrays["version_id"])
     schema = pa.schema([OBJECT_SCHEMA.field(name) for name in arrays])
-    return Rows(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema), tuple(quarantined.values()))
+    frame = pl.from_arrow(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+    return Rows(frame, tuple(quarantined.values()))
+
+
+def is_plain(frame: pl.DataFrame, *, source_bucket: str) -> bool:
+    """Whether from_plain gives for these rows what normalise would: they are such as AWS writes them.
+
+    Args:
+        frame: Rows with `bucket`, `key` and others of OBJECT_SCHEMA, in the file's types.
+        source_bucket: The bucket that every row must be of.
+    """
+    if any(kind != _POLARS_SCHEMA[name] for name, kind in frame.schema.items()):
+        return False
+    key = pl.col("key")
+    conditions = [
+        key.is_not_null().all(),
+        key.str.len_bytes().min().fill_null(1) > 0,
+        pl.col("bucket").eq_missing(pl.lit(source_bucket)).all(),
+    ]
+    for name in _RANGES.keys() & set(frame.columns):
+        value = pl.col(name).to_physical()
+        low, high = _RANGES[name]
+        conditions += [value.min().fill_null(low) >= low, value.max().fill_null(high) <= high]
+    return bool(frame.select(pl.all_horizontal(conditions)).item())
+
+
+def from_plain(frame: pl.DataFrame, columns: Sequence[str]) -> Rows:
+    """The same as normalise, at a fraction of its cost, for rows that are plain.
+
+    Args:
+        frame: Rows for which is_plain holds.
+        columns: As for normalise.
+    """
+    absent = [pl.lit(None, _POLARS_SCHEMA[name]).alias(name) for name in columns if name not in frame.columns]
+    frame = frame.with_columns(absent)
+    none = pl.col("version_id").is_in(_NULL_VERSIONS)
+    versions = {"version_id": pl.when(~none).then("version_id")} if "version_id" in columns else {}
+    return Rows(frame.with_columns(**versions).select(columns))
 
 
 def _check_bucket(column: "pa.Array[Any]", source_bucket: str, quarantined: dict[int, QuarantinedRow]) -> None:
@@ -204,8 +248,7 @@ def _check_keys(keys: pa.StringArray, quarantined: dict[int, QuarantinedRow]) ->
 
 
 def _null_version(versions: "pa.Array[Any]") -> pa.StringArray:
-    """The null version is null in ORC and Parquet, an empty field in CSV; the S3 API and some stores write `null`."""
-    none = pc.is_in(versions, value_set=pa.array(["", "null"]))
+    none = pc.is_in(versions, value_set=pa.array(_NULL_VERSIONS))
     return cast("pa.StringArray", pc.if_else(none, pa.scalar(None, pa.string()), versions))
 
 

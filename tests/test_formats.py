@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from inventory_enqueue.config import AwsSettings, Sizes
 from inventory_enqueue.delivery.landing import LandedFile, Landing
-from inventory_enqueue.delivery.reading import columns_of, read_rows, read_selected
+from inventory_enqueue.delivery.reading import Room, columns_of, read_rows, read_selected
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.encoding import decode_keys
 from inventory_enqueue.errors import IntegrityError, RefusedError
@@ -33,7 +33,7 @@ from tests.support import data_files
 from tests.support.data_files import TYPES, UNKNOWN, Groups, OrcCompression, Row
 from tests.support.deliveries import SOURCE, edit_manifest
 from tests.support.file_pipeline import FilePipeline, keys
-from tests.support.reader import Outcome, Reader
+from tests.support.reader import ROOM, Outcome, Reader, arrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -200,17 +200,17 @@ def land(folder: Path, file_format: FileFormat, data: bytes, columns: Sequence[s
     return LandedFile(path, file_format, data_files.file_schema(file_format, columns), SOURCE, "data/file")
 
 
-def read(landed: LandedFile, *, selected: bool) -> pa.Table:
+def read(landed: LandedFile, *, selected: bool, room: Room = ROOM) -> pa.Table:
     """A file's rows, as the index or the enqueue stage reads them."""
-    return pa.Table.from_batches(list(batches_of(landed, selected=selected)), OBJECT_SCHEMA)
+    return pa.concat_tables([OBJECT_SCHEMA.empty_table(), *tables_of(landed, selected=selected, room=room)])
 
 
-def batches_of(landed: LandedFile, *, selected: bool) -> Iterator[pa.RecordBatch]:
+def tables_of(landed: LandedFile, *, selected: bool, room: Room = ROOM) -> Iterator[pa.Table]:
     everything = pl.int_range(1000, dtype=pl.UInt64, eager=True)
-    some = (rows for rows, _ in read_selected(landed, OBJECT_SCHEMA.names, everything))
-    for rows in some if selected else read_rows(landed, OBJECT_SCHEMA.names):
+    some = (rows for rows, _ in read_selected(landed, OBJECT_SCHEMA.names, room, everything))
+    for rows in some if selected else read_rows(landed, OBJECT_SCHEMA.names, room):
         assert rows.quarantined == ()
-        yield rows.batch
+        yield arrow(rows)
 
 
 @dataclass(frozen=True)
@@ -222,6 +222,7 @@ class Case:
     foreign: Foreign
     compression: OrcCompression
     selected: bool
+    room: Room
 
     def written(self, groups: Groups) -> Iterator[tuple[FileFormat, bytes, list[Row]]]:
         """A file in each format, with the rows that reading must give."""
@@ -236,12 +237,12 @@ COMPRESSIONS: Final[SearchStrategy[OrcCompression]] = st.sampled_from(["ZLIB", "
 
 
 @cases(ROUND_TRIPS)
-@given(st.builds(Case, FILES, ORDERS, FOREIGN, COMPRESSIONS, st.booleans()))
+@given(st.builds(Case, FILES, ORDERS, FOREIGN, COMPRESSIONS, st.booleans(), st.sampled_from([ROOM, Room(0)])))
 def test_rows_come_back_equal_from_all_three_formats_and_give_the_same_fingerprints(folder: Path, case: Case) -> None:
     for groups in case.files:
         tables = []
         for file_format, data, rows in case.written(groups):
-            tables.append(read(land(folder, file_format, data, case.columns), selected=case.selected))
+            tables.append(read(land(folder, file_format, data, case.columns), selected=case.selected, room=case.room))
             assert tables[-1].to_pylist() == rows, file_format
         frame = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
         for versions in Versions:
@@ -562,7 +563,7 @@ def test_a_column_that_no_inventory_holds_is_refused_with_its_name_and_place(
     wrong = right.set_column(right.column_names.index(name), name, pa.array(values, kind))
     landed = land(folder, FileFormat.PARQUET, data_files.write_parquet([wrong]), LISTED)
     with pytest.raises(IntegrityError, match=re.escape(says)) as refused:
-        list(read_rows(landed, OBJECT_SCHEMA.names))
+        list(read_rows(landed, OBJECT_SCHEMA.names, ROOM))
     assert refused.value.where == "data/file, rows from 0"
 
 
@@ -573,7 +574,7 @@ def test_a_column_that_is_null_throughout_may_have_any_type(folder: Path, name: 
     part = data_files.table(LISTED, [good(0), good(1)])
     part = part.set_column(part.column_names.index(name), name, pa.array([None, None], kind))
     landed = land(folder, FileFormat.PARQUET, data_files.write_parquet([part]), LISTED)
-    (batch,) = batches_of(landed, selected=False)
+    (batch,) = tables_of(landed, selected=False)
     assert batch.to_pylist() == [{**dict.fromkeys(VERSIONED), **good(number), name: None} for number in (0, 1)]
 
 
@@ -752,7 +753,7 @@ def test_texts_may_hold_line_breaks_wherever_a_block_of_csv_ends(folder: Path) -
     landed = land(folder, FileFormat.CSV, data_files.write_csv(["bucket", "key"], [rows], encode_keys=False), [])
     landed = replace(landed, file_schema="Bucket, Key")
     assert landed.path.stat().st_size < sum(len(row["key"]) for row in rows) > 1 << 22
-    found = [key for batch in batches_of(landed, selected=False) for key in batch["key"].to_pylist()]
+    found = [key for batch in tables_of(landed, selected=False) for key in batch["key"].to_pylist()]
     assert found == [row["key"] for row in rows]
 
 

@@ -38,6 +38,7 @@ from tests.support import data_files
 from tests.support.data_files import TYPES, UNKNOWN, Groups, Row, deliver_rows
 from tests.support.deliveries import DAY_1, SOURCE, checksum_file, edit_manifest, flip
 from tests.support.file_pipeline import FilePipeline, Message, keys
+from tests.support.reader import ROOM, arrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -576,13 +577,13 @@ import json, sys
 from pathlib import Path
 import pyarrow.orc
 from inventory_enqueue.delivery.landing import LandedFile
-from inventory_enqueue.delivery.reading import read_rows
+from inventory_enqueue.delivery.reading import Room, read_rows
 from inventory_enqueue.manifest import FileFormat
 path = Path(sys.argv[1])
 zones = Path("/usr/share/zoneinfo/UTC").exists()
 landed = LandedFile(path, FileFormat.ORC, "", "source-bucket", "file")
-batches = [rows.batch for rows in read_rows(landed, ["key", "last_modified_date"])]
-dates = [str(date) for batch in batches for date in batch["last_modified_date"].to_pylist()]
+frames = [rows.frame for rows in read_rows(landed, ["key", "last_modified_date"], Room(0))]
+dates = [str(date) for frame in frames for date in frame["last_modified_date"].to_list()]
 print(json.dumps([zones, dates]))
 """
 ORC_DATES: Final = ["2024-05-07 01:00:00.123000+00:00", "2026-10-25 01:30:00+00:00"]
@@ -632,9 +633,9 @@ class TestOrc:
         rows = numbered(50)
         file.write_bytes(data_files.write_orc(CURRENT, [[row] for row in rows], "UNCOMPRESSED"))
         landed = LandedFile(file, FileFormat.ORC, "", SOURCE, "file")
-        batches = [rows.batch for rows in read_rows(landed, ["key"])]
-        assert len(batches) == 50
-        assert [key for batch in batches for key in batch["key"].to_pylist()] == [row["key"] for row in rows]
+        frames = [rows.frame for rows in read_rows(landed, ["key"], ROOM)]
+        assert len(frames) == 50
+        assert [key for frame in frames for key in frame["key"].to_list()] == [row["key"] for row in rows]
 
 
 def permitted(sandbox: list[str]) -> bool:
@@ -1145,7 +1146,7 @@ class TestSamples:
         landed = landing.land(delivery, 0)
         landing.close()
         assert (columns_of(landed) == set(OBJECT_SCHEMA.names)) == (name != NO_VERSIONS)
-        return pa.Table.from_batches([rows.batch for rows in read_rows(landed, OBJECT_SCHEMA.names)])
+        return pa.concat_tables(arrow(rows) for rows in read_rows(landed, OBJECT_SCHEMA.names, ROOM))
 
     def sample_row(self, row: tuple[Any, ...]) -> Row:
         names = ["key", "version_id", "is_latest", "is_delete_marker", "size", "last_modified_date", "e_tag"]

@@ -1,6 +1,8 @@
 """Rows of a landed data file, as record batches in our schema."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Condition
 from typing import Final
 
 import polars as pl
@@ -9,14 +11,17 @@ import pyarrow as pa
 from inventory_enqueue.delivery.formats import RowSource
 from inventory_enqueue.delivery.formats.csv import CsvSource
 from inventory_enqueue.delivery.formats.orc import OrcSource
-from inventory_enqueue.delivery.formats.parquet import ParquetSource
+from inventory_enqueue.delivery.formats.parquet import ParquetSource, RowGroup
 from inventory_enqueue.delivery.landing import LandedFile
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.manifest import FileFormat
-from inventory_enqueue.schema import Rows, check_columns, normalise
+from inventory_enqueue.schema import Rows, check_columns, from_plain, is_plain, normalise
 
 _UNDECODABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What decoding damaged bytes raises: the last one where a column's name is no UTF-8."""
+
+FRAME_ROWS: Final = 262_144
+"""Rows of a row group that later stages see at a time."""
 
 
 def columns_of(landed: LandedFile) -> frozenset[str]:
@@ -29,26 +34,56 @@ def columns_of(landed: LandedFile) -> frozenset[str]:
         return check_columns(source.columns, where=landed.where)
 
 
-def read_rows(landed: LandedFile, columns: Sequence[str]) -> Iterator[Rows]:
+class Room:
+    """Memory for row groups that are decoded whole: so much at a time, over all threads; who needs more waits."""
+
+    def __init__(self, size: int) -> None:
+        """Takes the size in bytes."""
+        self._size = size
+        self._taken = 0
+        self._freed = Condition()
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[bool]:
+        """Reserves bytes for the block. Gives False, at once, where there will never be so many."""
+        if size > self._size:
+            yield False
+            return
+        with self._freed:
+            self._freed.wait_for(lambda: self._taken + size <= self._size)
+            self._taken += size
+        try:
+            yield True
+        finally:
+            with self._freed:
+                self._taken -= size
+                self._freed.notify_all()
+
+
+def read_rows(landed: LandedFile, columns: Sequence[str], room: Room) -> Iterator[Rows]:
     """Streams a file's rows, in file order.
 
     Args:
         landed: A verified data file.
         columns: Names of schema.OBJECT_SCHEMA, in the order wanted; those that the file lacks are null.
+        room: For row groups.
 
     Raises:
         IntegrityError: The file can't be decoded, or a value can't be read as what it must be.
     """
-    for batch, start, encoded in _batches(landed, columns, threads=False):
-        yield _normalised(landed, batch, columns, keys_are_encoded=encoded, start=start)
+    for rows, _ in _read(landed, columns, room):
+        yield rows
 
 
-def read_selected(landed: LandedFile, columns: Sequence[str], positions: pl.Series) -> Iterator[tuple[Rows, pl.Series]]:
-    """Streams chosen rows of a file, in file order: all are decoded, in parallel, but only these are normalised.
+def read_selected(
+    landed: LandedFile, columns: Sequence[str], room: Room, positions: pl.Series
+) -> Iterator[tuple[Rows, pl.Series]]:
+    """Streams chosen rows of a file, in file order; row groups without any are skipped.
 
     Args:
         landed: A verified data file.
         columns: As for read_rows.
+        room: For row groups.
         positions: Of the rows in the file, sorted, as uint64.
 
     Yields:
@@ -57,40 +92,72 @@ def read_selected(landed: LandedFile, columns: Sequence[str], positions: pl.Seri
     Raises:
         IntegrityError: As read_rows.
     """
-    for batch, start, encoded in _batches(landed, columns, threads=True):
-        ours = positions.filter(positions.is_between(start, start + batch.num_rows - 1))
-        if not ours.is_empty():
-            chosen = batch.take((ours - start).to_arrow())
-            yield _normalised(landed, chosen, columns, keys_are_encoded=encoded, start=start), ours
+    for rows, chosen in _read(landed, columns, room, positions):
+        if chosen is not None:
+            yield rows, chosen
 
 
-def _batches(
-    landed: LandedFile, columns: Sequence[str], *, threads: bool
-) -> Iterator[tuple[pa.RecordBatch, int, bool]]:
-    """A file's rows as it holds them, with the position of each batch's first, and whether its keys are encoded."""
+def _read(
+    landed: LandedFile, columns: Sequence[str], room: Room, positions: pl.Series | None = None
+) -> Iterator[tuple[Rows, pl.Series | None]]:
+    """Rows, and the positions of those that were chosen; all of them without positions."""
     with _open(landed) as source:
-        present = check_columns(source.columns, where=landed.where)
-        rows = 0
+        wanted = sorted({"bucket", *columns} & check_columns(source.columns, where=landed.where))
+        start = 0
         try:
-            for batch in source.batches(sorted({"bucket", *columns} & present), threads=threads):
-                yield batch, rows, source.keys_are_encoded
-                rows += batch.num_rows
+            for group in source.row_groups(wanted) if isinstance(source, ParquetSource) else [None]:
+                if group is not None and positions is not None and not _within(positions, start, group.rows).len():
+                    start += group.rows
+                    continue
+                for piece in _pieces(landed, source, wanted, room, group):
+                    chosen = None if positions is None else _within(positions, start, len(piece))
+                    if chosen is None or chosen.len():
+                        taken = piece if chosen is None else _taken(piece, chosen - start)
+                        yield _rows(landed, taken, columns, source, start), chosen
+                    start += len(piece)
         except _UNDECODABLE as error:
-            raise _unreadable(error, f"{landed.where}, rows from {rows}") from error
-        if source.rows is not None and rows != source.rows:
-            raise IntegrityError(f"{rows} rows were read, its footer says {source.rows}", where=landed.where)
+            raise _unreadable(error, f"{landed.where}, rows from {start}") from error
+        if source.rows is not None and start != source.rows:
+            raise IntegrityError(f"{start} rows were read, its footer says {source.rows}", where=landed.where)
 
 
-def _normalised(
-    landed: LandedFile, batch: pa.RecordBatch, columns: Sequence[str], *, keys_are_encoded: bool, start: int
+def _pieces(
+    landed: LandedFile, source: RowSource, wanted: Sequence[str], room: Room, group: RowGroup | None
+) -> Iterator[pl.DataFrame | pa.RecordBatch]:
+    """A row group, or a whole file of another format: as frames where its rows are plain, else as batches."""
+    if group is None or not isinstance(source, ParquetSource):
+        yield from source.batches(wanted)
+        return
+    with room.reserved(group.decoded) as fits:
+        frame = source.read(wanted, group) if fits else None
+        if frame is not None and is_plain(frame, source_bucket=landed.source_bucket):
+            yield from frame.iter_slices(FRAME_ROWS)
+            return
+        del frame
+    yield from source.batches(wanted, group)
+
+
+def _within(positions: pl.Series, start: int, rows: int) -> pl.Series:
+    first, end = positions.search_sorted(start), positions.search_sorted(start + rows)
+    return positions[first:end]
+
+
+def _taken(piece: pl.DataFrame | pa.RecordBatch, positions: pl.Series) -> pl.DataFrame | pa.RecordBatch:
+    return piece[positions] if isinstance(piece, pl.DataFrame) else piece.take(positions.to_arrow())
+
+
+def _rows(
+    landed: LandedFile, piece: pl.DataFrame | pa.RecordBatch, columns: Sequence[str], source: RowSource, start: int
 ) -> Rows:
-    where = f"{landed.where}, rows from {start}"
-    try:
-        return normalise(
-            batch, columns, source_bucket=landed.source_bucket, keys_are_encoded=keys_are_encoded, where=where
-        )
-    except _UNDECODABLE as error:
-        raise _unreadable(error, where) from error
+    if isinstance(piece, pl.DataFrame):
+        return from_plain(piece, columns)
+    return normalise(
+        piece,
+        columns,
+        source_bucket=landed.source_bucket,
+        keys_are_encoded=source.keys_are_encoded,
+        where=f"{landed.where}, rows from {start}",
+    )
 
 
 def _open(landed: LandedFile) -> RowSource:

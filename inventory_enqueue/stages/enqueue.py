@@ -63,10 +63,8 @@ def read_back(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator
         if ours.is_empty():
             continue
         landed = worker.landing.land(run.current, file)
-        for rows, positions in read_selected(landed, MESSAGE_COLUMNS, ours["row"] - start):
-            frame = pl.from_arrow(rows.batch)
-            assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-            yield frame.with_columns(row=positions + start).join(ours, on="row", how="left", maintain_order="left")
+        for rows, positions in read_selected(landed, MESSAGE_COLUMNS, worker.room, ours["row"] - start):
+            yield rows.frame.with_columns(row=positions + start).join(ours, on="row", how="left", maintain_order="left")
         if not worker.keeps_downloads:
             worker.landing.release(run.current, file)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
 
 from inventory_enqueue import documents
 from inventory_enqueue.delivery.landing import LandedFile
@@ -60,9 +59,9 @@ def run(worker: Worker, number: int) -> TaskReport:
             _check_schema(delivery.manifest, present, landed)
             told = (*CONTENT_COLUMNS, *VERSION_COLUMNS)
             counts.update({f"{side}files_with_{name}": int(name in present) for name in told})
-            for rows, offset in _rows(run, landed, present):
+            for rows, offset in _rows(worker, landed, present):
                 worker.check()
-                writer.add(fingerprint(run, rows.batch, row_base(file) + offset, counts, side=side))
+                writer.add(fingerprint(run, rows.frame, row_base(file) + offset, counts, side=side))
                 quarantine += _quarantine(landed, rows, offset, room=MAX_NAMED - len(quarantine))
             if not worker.keeps_downloads:
                 worker.landing.release(delivery, file)
@@ -89,18 +88,16 @@ def done(run: Run, report: TaskReport) -> bool:
     return path.is_file() and path.stat().st_size == report.outputs[0].size
 
 
-def fingerprint(run: Run, batch: pa.RecordBatch, base: int, counts: Counter[str], *, side: str = "") -> pl.DataFrame:
-    """The fingerprints of the rows of a batch that count, in FINGERPRINT_SCHEMA.
+def fingerprint(run: Run, frame: pl.DataFrame, base: int, counts: Counter[str], *, side: str = "") -> pl.DataFrame:
+    """The fingerprints of those rows that count, in FINGERPRINT_SCHEMA.
 
     Args:
         run: Its scheme, filters and scope are used.
-        batch: Rows of schema.OBJECT_SCHEMA with the columns of _rows().
-        base: The row value of the batch's first row.
+        frame: Rows of schema.OBJECT_SCHEMA with the columns of _rows().
+        base: The row value of the first row.
         counts: Gets how many rows were listed, and why those that have no fingerprint have none.
         side: Prefix of the counts' names.
     """
-    frame = pl.from_arrow(batch)
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
     frame = frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt64) + base)
     counts[f"{side}listed"] += frame.height
     for reason, kept in _conditions(run, frame):
@@ -145,7 +142,7 @@ def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
         yield "excluded", ~pl.col("key").str.starts_with(prefix)
 
 
-def _rows(run: Run, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:
+def _rows(worker: Worker, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:
     """A file's rows, and the position in the file of each batch's first.
 
     Their columns are those that fingerprint() needs and those of the messages: what can't be read is so found before
@@ -155,15 +152,15 @@ def _rows(run: Run, landed: LandedFile, present: frozenset[str]) -> Iterator[tup
         (
             *MESSAGE_COLUMNS,
             *(name for name in VERSION_COLUMNS if name in present),
-            *run.filters.columns(),
+            *worker.run.filters.columns(),
         )
     )
     offset = 0
-    for rows in read_rows(landed, list(wanted)):
-        if offset + rows.batch.num_rows > MAX_ROWS_PER_FILE:
+    for rows in read_rows(landed, list(wanted), worker.room):
+        if offset + rows.frame.height > MAX_ROWS_PER_FILE:
             raise IntegrityError("it has more rows than a fingerprint can number", where=landed.where)
         yield rows, offset
-        offset += rows.batch.num_rows
+        offset += rows.frame.height
 
 
 def _quarantine(landed: LandedFile, rows: Rows, offset: int, *, room: int) -> list[dict[str, Any]]:

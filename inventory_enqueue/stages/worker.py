@@ -6,6 +6,7 @@ from threading import Event
 
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
+from inventory_enqueue.delivery.reading import Room
 from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.report import Stage
 from inventory_enqueue.run import Run
@@ -20,6 +21,7 @@ class Worker:
     def __init__(self, run: Run) -> None:
         """Makes it; connections are made when they are first used."""
         self.run = run
+        self.room = Room(run.runtime.sizes.bytes_decoded)
         self._stop = Event()
 
     def stop(self) -> None:

@@ -30,9 +30,9 @@ from deliveries import DESTINATION, Listing, data_files, repeated
 from measuring import in_process, load_note, peak_rss, scratch_folder
 from slow_s3 import slow_s3
 
-from inventory_enqueue.config import AwsSettings, FirstRun, RunConfig, StandardOutput
+from inventory_enqueue.config import AwsSettings, FirstRun, RunConfig, Sizes, StandardOutput
 from inventory_enqueue.delivery.landing import LandedFile, Landing
-from inventory_enqueue.delivery.reading import read_rows
+from inventory_enqueue.delivery.reading import Room, read_rows
 from inventory_enqueue.engines.local import run_stage
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme, Versions, identity_columns
 from inventory_enqueue.manifest import FileFormat, Manifest, csv_columns
@@ -56,6 +56,7 @@ OVERLAP_FILES: Final = 100
 LATENCY: Final = 0.020
 """Seconds that S3 takes to answer."""
 
+ROOM: Final = Room(Sizes().bytes_decoded)
 CORES: Final = os.cpu_count() or 1
 _MB: Final = 1_000_000
 
@@ -135,7 +136,7 @@ def ours(manifest: Manifest, path: Path) -> int:
     wanted = columns(manifest)
     expressions = Scheme().expressions(Versions.ALL if "version_id" in wanted else Versions.CURRENT)
     landed = LandedFile(path, manifest.file_format, manifest.file_schema, manifest.source_bucket, str(path))
-    return sum(pl.DataFrame(rows.batch).select(expressions).height for rows in read_rows(landed, wanted))
+    return sum(rows.frame.select(expressions).height for rows in read_rows(landed, wanted, ROOM))
 
 
 def peer(manifest: Manifest, path: Path) -> int:

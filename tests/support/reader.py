@@ -13,22 +13,27 @@ from typing import TYPE_CHECKING, Any, Self
 import polars as pl
 
 from inventory_enqueue.config import MessageFormat
-from inventory_enqueue.delivery.reading import columns_of, read_rows, read_selected
+from inventory_enqueue.delivery.reading import Room, columns_of, read_rows, read_selected
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import Scheme, Versions
 from inventory_enqueue.messages import MessageContext, bodies
-from inventory_enqueue.schema import OBJECT_SCHEMA
+from inventory_enqueue.schema import OBJECT_SCHEMA, Rows
 from tests.support.deliveries import DAY_1
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from types import TracebackType
 
+    import pyarrow as pa
+
     from inventory_enqueue.delivery.landing import LandedFile
 
 _MEMORY = 6 << 30  # bytes of address space: a size that is damaged must not take the machine's memory
 _SECONDS = 60
 _SCHEME = Scheme(1, 2, 3, 4)
+
+ROOM = Room(1 << 30)
+"""Enough for any row group of the tests."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,12 @@ def _serve(connection: Connection[Any, Any]) -> None:
         connection.send(_outcome(landed))
 
 
+def arrow(rows: Rows) -> pa.Table:
+    """Rows as an Arrow table, whose columns must be in OBJECT_SCHEMA's types."""
+    assert rows.frame.schema == pl.Schema(OBJECT_SCHEMA)
+    return rows.frame.to_arrow().cast(OBJECT_SCHEMA)
+
+
 def _outcome(landed: LandedFile) -> Outcome:
     try:
         columns_of(landed)
@@ -121,13 +132,13 @@ def _outcome(landed: LandedFile) -> Outcome:
 
 def _rows(landed: LandedFile) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for rows in read_rows(landed, OBJECT_SCHEMA.names):
-        rows.batch.validate(full=True)
-        assert rows.batch.schema == OBJECT_SCHEMA
-        records = rows.batch.to_pylist()
+    for rows in read_rows(landed, OBJECT_SCHEMA.names, ROOM):
+        table = arrow(rows)
+        table.validate(full=True)
+        records = table.to_pylist()
         unnamed = [position for position, record in enumerate(records) if record["key"] is None]
         assert unnamed == sorted(row.position for row in rows.quarantined)
-        frame = pl.DataFrame(pl.from_arrow(rows.batch)).filter(pl.col("key").is_not_null())
+        frame = rows.frame.filter(pl.col("key").is_not_null())
         for versions in Versions:
             assert frame.select(_SCHEME.expressions(versions)).height == frame.height
         for message_format in MessageFormat:
@@ -135,7 +146,7 @@ def _rows(landed: LandedFile) -> list[dict[str, Any]]:
             assert all(body.isascii() for body in sent)
         found += records
     everything = pl.int_range(len(found), dtype=pl.UInt64, eager=True)
-    selected = [rows.batch.to_pylist() for rows, _ in read_selected(landed, OBJECT_SCHEMA.names, everything)]
+    selected = [arrow(rows).to_pylist() for rows, _ in read_selected(landed, OBJECT_SCHEMA.names, ROOM, everything)]
     assert list(itertools.chain(*selected)) == found
     return found
 

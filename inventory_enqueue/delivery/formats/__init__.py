@@ -25,12 +25,11 @@ class RowSource(Protocol):
     def keys_are_encoded(self) -> bool:
         """Whether keys are URL-encoded in form style."""
 
-    def batches(self, columns: Collection[str], *, threads: bool) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Streams these columns of all rows, in file order.
 
         Args:
             columns: Names, all of them in the file.
-            threads: Decode in parallel.
 
         Raises:
             pa.ArrowException, OSError: The bytes can't be decoded.

@@ -35,13 +35,13 @@ class CsvSource:
         self._compressed = self._file.read(2) == _GZIP_MAGIC
         self._file.seek(0)
 
-    def batches(self, columns: Collection[str], *, threads: bool) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Streams these columns as binary values, empty ones as null. No type is guessed: keys look like anything."""
         stream: Any = pa.CompressedInputStream(self._file, "gzip") if self._compressed else self._file
         try:
             reader = pyarrow.csv.open_csv(
                 stream,
-                read_options=pyarrow.csv.ReadOptions(column_names=self._names, block_size=_BLOCK, use_threads=threads),
+                read_options=pyarrow.csv.ReadOptions(column_names=self._names, block_size=_BLOCK, use_threads=False),
                 # S3 encodes them, other stores may not; where blocks are cut at any of them it is an error.
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(

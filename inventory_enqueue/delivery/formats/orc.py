@@ -32,7 +32,7 @@ class OrcSource:
             raise
         self.rows = self._file.nrows
 
-    def batches(self, columns: Collection[str], *, threads: bool) -> Iterator[pa.RecordBatch]:  # noqa: ARG002 - a stripe is decoded by one thread
+    def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Streams these columns, stripe by stripe."""
         for number in range(self._file.nstripes):
             stripe = self._file.read_stripe(number, columns=list(columns))

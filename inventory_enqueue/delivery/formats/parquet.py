@@ -1,10 +1,12 @@
-"""Parquet data files, streamed by row group and page."""
+"""Parquet data files: by row group where these are of a size that can be held, else streamed page by page."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +19,22 @@ _REPEATED: Final = ["bucket", "storage_class", "intelligent_tiering_access_tier"
 """Columns of few values, kept as dictionaries: a value is looked at once a batch."""
 
 
+_VIEW: Final = 16
+"""Bytes that polars holds for a text beside its characters."""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A part of a file."""
+
+    number: int
+    first: int
+    """Its first row's position in the file."""
+    rows: int
+    decoded: int
+    """Bytes that the columns asked for take in memory."""
+
+
 class ParquetSource:
     """An open Parquet file."""
 
@@ -24,7 +42,8 @@ class ParquetSource:
 
     def __init__(self, path: Path) -> None:
         """Opens the file and reads its footer."""
-        metadata = pq.read_metadata(path)
+        self._path = path
+        self._metadata = metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
         self.rows = metadata.num_rows
         self.columns = unique(schema.names, source="its footer")
@@ -37,9 +56,35 @@ class ParquetSource:
             pre_buffer=False,
         )
 
-    def batches(self, columns: Collection[str], *, threads: bool) -> Iterator[pa.RecordBatch]:
-        """Streams these columns, whatever the size of the row groups."""
-        return map(_without_views, self._file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=threads))
+    def batches(self, columns: Collection[str], group: RowGroup | None = None) -> Iterator[pa.RecordBatch]:
+        """Streams these columns of a row group, or of all of them, whatever their size."""
+        groups = range(self._metadata.num_row_groups) if group is None else [group.number]
+        batches = self._file.iter_batches(BATCH_ROWS, columns=list(columns), row_groups=list(groups), use_threads=False)
+        return map(_without_views, batches)
+
+    def row_groups(self, columns: Collection[str]) -> Iterator[RowGroup]:
+        """The parts of the file, in order."""
+        first = 0
+        for number in range(self._metadata.num_row_groups):
+            group = self._metadata.row_group(number)
+            chunks = (group.column(index) for index in range(group.num_columns))
+            wanted = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+            views = sum(chunk.physical_type == "BYTE_ARRAY" for chunk in wanted) * _VIEW * group.num_rows
+            decoded = sum(chunk.total_uncompressed_size for chunk in wanted) + views
+            yield RowGroup(number, first, group.num_rows, decoded)
+            first += group.num_rows
+
+    def read(self, columns: Collection[str], group: RowGroup) -> pl.DataFrame | None:
+        """A row group, by polars: in half the time that pyarrow takes, as it doesn't copy texts.
+
+        Returns:
+            The columns in the file's types; None where polars can't tell what they hold (text that is no UTF-8, say).
+        """
+        file = pl.scan_parquet(self._path, glob=False, hive_partitioning=False, use_statistics=False, cache=False)
+        try:
+            return file.slice(group.first, group.rows).select(columns).collect(engine="in-memory")
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            return None
 
     def __enter__(self) -> Self:
         """The file, open."""
