@@ -19,6 +19,7 @@ xxh3 isn't safe against chosen input, so each state has random seeds.
 """
 
 import secrets
+from array import array
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -26,6 +27,7 @@ from typing import Any, Final
 
 import polars as pl
 import polars_hash  # noqa: F401 - gives expressions the namespace nchash
+import pyarrow as pa
 
 from inventory_enqueue.errors import IntegrityError
 
@@ -140,6 +142,15 @@ class Scheme:
 def _xxh3_64(text: pl.Expr, seed: int) -> pl.Expr:
     # polars-hash hangs its namespace on every expression, where no type checker sees it.
     return text.nchash.xxh3_64(seed=seed)  # type: ignore[attr-defined,no-any-return]
+
+
+def digest(data: bytes | pa.Buffer) -> str:
+    """xxh3_64 of bytes, in hex: tells a damaged file, at a third of what SHA-256 costs."""
+    buffer = pa.py_buffer(data)
+    ends = pa.py_buffer(array("q", [0, len(buffer)]))
+    whole = pl.from_arrow(pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer]))
+    assert isinstance(whole, pl.Series)  # noqa: S101 - from_arrow's type also covers a table
+    return f"{whole.to_frame('data').select(_xxh3_64(pl.col('data'), 0)).item():016x}"
 
 
 def identity_columns(versions: Versions) -> tuple[str, ...]:

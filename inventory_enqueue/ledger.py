@@ -2,7 +2,7 @@
 
 <state>/<pipeline>/lock                         flock; its holder in JSON
                    baseline.json                the delivery committed last, and its index
-                   indexes/<run>/               meta.json, manifest.json, 00000.parquet ...
+                   indexes/<run>/               meta.json, manifest.json, 00000.arrow ...
                    runs/<run>/run.json          with manifest.json, candidates/, tasks/, acks/, failures/
                    runs/<run>/report.json       there when the run has ended for good
 """

@@ -33,11 +33,12 @@ class Output:
     size: int
     """Bytes."""
     rows: int
-    sha256: str | None = None
+    xxh3: str | None = None
+    """fingerprints.digest of its bytes, where it is to last."""
 
     def to_json(self) -> dict[str, Any]:
         """As a task's report and an index's meta.json hold it."""
-        return {"name": self.name, "rows": self.rows, "size": self.size, "sha256": self.sha256}
+        return {"name": self.name, "rows": self.rows, "size": self.size, "xxh3": self.xxh3}
 
 
 @dataclass(frozen=True)

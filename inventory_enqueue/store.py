@@ -36,7 +36,7 @@ class LocalStore:
         """
         return self.path(name).read_bytes()
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes | memoryview) -> None:
         """Writes or replaces, durably."""
         with self.write_file(name) as temporary:
             temporary.write_bytes(data)

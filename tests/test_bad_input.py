@@ -478,7 +478,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 NEWER = ("its format_version is 2", "this version knows 1", "upgrade this one")
 LOST = ("--previous", "--pipeline", "--first-run seed", "sends nothing", "all (sends everything)")
-INDEX_PART = "indexes/*/00000.parquet"
+INDEX_PART = "indexes/*/00000.arrow"
 RESTORE = ("restore it from a backup", "--previous")
 
 

@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, Scheme, partition
 from inventory_enqueue.stages.diff import CHANGED, NEW, NEWLY_ADMITTED, diff
 
-# Small ranges: every kind of duplicate, collision and change occurs again and again.
+# Few values: every kind of duplicate, collision and change occurs again and again. Some h differ in their high bits,
+# others in their low ones alone.
 fingerprint_rows = st.lists(
-    st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3), st.booleans()), max_size=30
+    st.tuples(
+        st.sampled_from([0, 1, 1 << 62, (1 << 62) + 1, 5 << 61, (1 << 64) - 1]),
+        st.integers(0, 2),
+        st.integers(0, 3),
+        st.booleans(),
+    ),
+    max_size=30,
 )
 
 

@@ -66,7 +66,7 @@ BEFORE_ALL_IS_SENT = {
     "an index task isn't recorded": Moment(TASK_REPORT, about="Stage.INDEX"),
     "the index stage is done": Moment(STAGE, about="Stage.DIFF"),
     "candidates are under their temporary name": Moment(RENAME, about="candidates", call=2),
-    "an index part is under its temporary name": Moment(RENAME, about="00001.parquet"),
+    "an index part is under its temporary name": Moment(RENAME, about="00001.arrow"),
     "a diff task isn't recorded": Moment(TASK_REPORT, about="Stage.DIFF"),
     "the diff stage is done": Moment(STAGE, about="Stage.ENQUEUE"),
     "nothing is sent": Moment(SEND_BATCH),

@@ -1,8 +1,7 @@
 """The diff task: one partition of the delivery's fingerprints against the baseline's, exactly.
 
-Both sides are put in one frame and sorted by h. Nearly every row then is one of three plain cases, told by looking at
-its neighbours: a pair that agrees (unchanged), a lone row of today (new), a lone row of the baseline (deleted). What is
-left (changes, duplicates, collisions of h, a changed verdict of the filters) goes through the definition itself:
+Nearly every row has one of the other side whose h is like its own, and no third one: such pairs are found by a sort,
+and where they agree the object is unchanged. What is left goes through the definition itself:
 
 - an identity is (h, k); a content is (h, k, f);
 - new: the identity is absent from the baseline; deleted: it is absent from today;
@@ -11,7 +10,6 @@ left (changes, duplicates, collisions of h, a changed verdict of the filters) go
 - duplicates: rows beyond one an identity. One candidate an identity: the admitted row that stands last in the delivery.
 """
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ import pyarrow as pa
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, admitted, position, row_base
-from inventory_enqueue.index import IndexMeta, read_part
+from inventory_enqueue.index import IndexMeta, read_part, write_part
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Run
 from inventory_enqueue.stages.index import spill_path
@@ -56,57 +54,51 @@ class Diff:
 
 def diff(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
     """Compares two frames of FINGERPRINT_SCHEMA. Pure."""
-    both = pl.concat([today.with_columns(old=pl.lit(value=False)), baseline.with_columns(old=pl.lit(value=True))])
-    both = both.sort("h").with_columns(_plain_case().alias("case"))
-    plain = both.group_by("case").len()
-    sizes = dict(plain.iter_rows())
-    hard = both.filter(pl.col("case") == _HARD)
-    exact = _exact(hard.filter(~pl.col("old")), hard.filter(pl.col("old")))
-    fresh = both.filter(pl.col("case") == _LONE_TODAY)
-    counts = Counter(
-        {
-            "new": sizes.get(_LONE_TODAY, 0),
-            "deleted": sizes.get(_LONE_BASELINE, 0),
-            "unchanged": sizes.get(_PAIR, 0) // 2,
-        }
+    pairs, rest_today, rest_baseline = _paired(today, baseline)
+    agree = _agree(today[pairs["today"]], baseline[pairs["baseline"]])
+    differ = pairs.filter(~agree)
+    hard = today[pl.concat([rest_today, differ["today"]])]
+    exact = _exact(hard, baseline[pl.concat([rest_baseline, differ["baseline"]])])
+    index = today
+    if exact.index.height < hard.height:
+        index = pl.concat([today[pairs["today"].filter(agree)], exact.index])
+    return Diff(exact.counts + Counter(unchanged=pairs.height - differ.height), exact.candidates, index)
+
+
+def _paired(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Pairs of a row of today and one of the baseline that alone share the high bits of h; and the rest of both sides.
+
+    Rows are given by their positions. To sort one column of numbers is cheaper than to join or sort frames: their high
+    bits are those of h, below these stand the side and the position. So rows of equal h become neighbours, and end
+    together in a pair or in the rest.
+    """
+    position_bits = max(today.height, baseline.height).bit_length()
+    of_baseline, step = 1 << position_bits, 1 << (position_bits + 1)
+    sides = (
+        frame.select(pl.col("h") // step * step + pl.int_range(pl.len(), dtype=pl.UInt64) + side).to_series()
+        for frame, side in ((today, 0), (baseline, of_baseline))
     )
-    counts.update(exact.counts)
-    candidates = pl.concat([fresh.select("row", change=pl.lit(NEW, pl.UInt8)), exact.candidates])
-    plain_today = both.filter((pl.col("case") != _HARD) & ~pl.col("old")).select(FINGERPRINT_SCHEMA.names())
-    return Diff(counts, candidates, pl.concat([plain_today, exact.index]))
-
-
-_HARD, _PAIR, _LONE_TODAY, _LONE_BASELINE = 0, 1, 2, 3
-
-
-def _plain_case() -> pl.Expr:
-    """The case of each row in a frame sorted by h."""
-    h, old = pl.col("h"), pl.col("old")
-    same_as_before = (h == h.shift(1)).fill_null(value=False)
-    same_as_next = (h == h.shift(-1)).fill_null(value=False)
-    lone = ~same_as_before & ~same_as_next
-
-    def agrees(n: int) -> pl.Expr:
-        other = {name: pl.col(name).shift(n) for name in ("k", "f", "row", "old")}
-        return (
-            (pl.col("k") == other["k"])
-            & (pl.col("f") == other["f"])
-            & (admitted() == (other["row"] >= ADMITTED_BIT))
-            & (old != other["old"])
-        )
-
-    first = ~same_as_before & same_as_next & ~same_as_next.shift(-1).fill_null(value=False) & agrees(-1)
-    second = same_as_before & ~same_as_next & ~same_as_before.shift(1).fill_null(value=False) & agrees(1)
-    return (
-        pl.when(lone & ~old)
-        .then(_LONE_TODAY)
-        .when(lone)
-        .then(_LONE_BASELINE)
-        .when((first | second).fill_null(value=False))
-        .then(_PAIR)
-        .otherwise(_HARD)
-        .cast(pl.UInt8)
+    tagged = pl.concat(sides).sort(multithreaded=False).rename("tagged").to_frame()
+    group = pl.col("tagged") // step
+    rows = tagged.select(tag=pl.col("tagged") % step, like_next=(group == group.shift(-1)).fill_null(value=False))
+    like_next, next_tag = pl.col("like_next"), pl.col("tag").shift(-1)
+    alone_with_next = like_next & ~like_next.shift(1, fill_value=False) & ~like_next.shift(-1, fill_value=False)
+    rows = rows.select(
+        "tag",
+        first=alone_with_next & (pl.col("tag") < of_baseline) & (next_tag >= of_baseline),
+        baseline=next_tag - of_baseline,
     )
+    pairs = rows.filter("first").select("baseline", today="tag")
+    rest = rows.filter(~pl.col("first") & ~pl.col("first").shift(1, fill_value=False))["tag"]
+    return pairs, rest.filter(rest < of_baseline), rest.filter(rest >= of_baseline) - of_baseline
+
+
+def _agree(today: pl.DataFrame, baseline: pl.DataFrame) -> pl.Series:
+    """Whether rows that stand side by side are the same content, with the same verdict of the filters."""
+    both = pl.concat([today, baseline.rename(lambda name: f"{name}_then")], how="horizontal")
+    same_content = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_then") for name in _CONTENT)
+    same_verdict = admitted() == (pl.col("row_then") >= ADMITTED_BIT)
+    return both.select(same_content & same_verdict).to_series()
 
 
 def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
@@ -162,13 +154,12 @@ def run(worker: Worker, number: int) -> TaskReport:
         IntegrityError: A part of the baseline's index isn't what its meta.json says.
     """
     run = worker.run
-    bits = run.plan.partition_bits
-    today = read_partition(_spills(run, 0, len(run.plan.batches)), number, partition_bits=bits)
+    today = read_partition(_spills(run, 0, len(run.plan.batches)), number)
     result = diff(today, _baseline(run, number))
     selected = _selected(run, result.candidates)
     outputs = (
         _write_candidates(run, number, selected),
-        _write_part(run, number, result.index),
+        write_part(run.index_store, number, result.index),
     )
     return TaskReport(Stage.DIFF, number, result.counts + Counter(selected=selected.height), outputs)
 
@@ -186,14 +177,13 @@ def candidates_name(number: int) -> str:
 
 
 def _baseline(run: Run, number: int) -> pl.DataFrame:
-    bits = run.plan.partition_bits
     if run.previous is not None:
         first = len(run.plan.batches)
-        return read_partition(_spills(run, first, first + len(run.plan.previous_batches)), number, partition_bits=bits)
+        return read_partition(_spills(run, first, first + len(run.plan.previous_batches)), number)
     if run.baseline is None:
         return pl.DataFrame(schema=FINGERPRINT_SCHEMA)
     meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
-    return read_part(run.pipeline_store, run.baseline.index, meta, number, partition_bits=bits)
+    return read_part(run.pipeline_store, run.baseline.index, meta, number, partition_bits=run.plan.partition_bits)
 
 
 def _spills(run: Run, first: int, end: int) -> list[Path]:
@@ -225,17 +215,6 @@ def _write_candidates(run: Run, number: int, selected: pl.DataFrame) -> Output:
 
 def _pairs(bounds: Sequence[int]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
-
-
-def _write_part(run: Run, number: int, index: pl.DataFrame) -> Output:
-    name = f"{number:05d}.parquet"
-    with run.index_store.write_file(name) as path:
-        # The hashes are random: nothing compresses them, and statistics over them say nothing.
-        index.write_parquet(path, compression="uncompressed", statistics=False)
-    path = run.index_store.path(name)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Output(name, path.stat().st_size, index.height, sha256)
 
 
 def read_candidates(run: Run, number: int) -> pl.DataFrame:
