@@ -8,7 +8,7 @@ indexes/<run>/00000.arrow     columns of FINGERPRINT_SCHEMA, one row a content; 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +20,9 @@ from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run, index_folder
 from inventory_enqueue.store import LocalStore
+
+_SCHEMA: Final = pl.DataFrame(schema=FINGERPRINT_SCHEMA).to_arrow().schema
+_EMPTY: Final = pa.RecordBatch.from_pylist([], schema=_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
             f"this part of the baseline's index was altered (size or hash differs): {advice}", where=where
         )
     with pa.ipc.open_file(pa.py_buffer(data)) as reader:
-        frame = pl.from_arrow(reader.read_all())
+        frame = pl.from_arrow(reader.read_all(), rechunk=True)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
     return frame.match_to_schema(FINGERPRINT_SCHEMA)
 
@@ -128,13 +131,13 @@ def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
 def write_part(store: LocalStore, number: int, fingerprints: pl.DataFrame) -> Output:
     """Writes a part into the store of a run's index."""
     name = f"{number:05d}.arrow"
-    table = fingerprints.to_arrow()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    data = sink.getvalue()
-    store.put(name, memoryview(data))
-    return Output(name, len(data), fingerprints.height, digest(data))
+    (batch,) = fingerprints.rechunk().to_arrow().to_batches() or [_EMPTY]
+    with store.write_file(name) as path:
+        with pa.ipc.new_file(str(path), batch.schema) as writer:
+            writer.write_batch(batch)
+        with pa.memory_map(str(path)) as file:
+            data = file.read_buffer()
+            return Output(name, len(data), fingerprints.height, digest(data))
 
 
 def write_meta(store: LocalStore, run: Run, meta: IndexMeta) -> None:

@@ -98,6 +98,6 @@ def read_partition(paths: list[Path], number: int) -> pl.DataFrame:
                 batch, metadata = reader.get_batch_with_custom_metadata(round_)
                 start, end = json.loads(metadata[_BOUNDS])[number : number + 2]
                 slices.append(batch.slice(start, end - start))
-    frame = pl.from_arrow(pa.Table.from_batches(slices, schema=_ARROW_SCHEMA))
+    frame = pl.from_arrow(pa.Table.from_batches(slices, schema=_ARROW_SCHEMA), rechunk=True)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
     return frame
