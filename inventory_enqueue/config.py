@@ -34,6 +34,17 @@ class Change(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"
+    DELETED = "deleted"
+
+
+class OnLate(StrEnum):
+    """What to do with keys that reappear: new by the diff, but last modified long before the baseline."""
+
+    SEND = "send"
+    SKIP = "skip"
+    """They are written to late.jsonl instead."""
+    REPORT = "report"
+    """As skip, with a warning that says how many there are."""
 
 
 class MessageFormat(StrEnum):
@@ -176,6 +187,13 @@ class RunConfig:
     previous: Location | None = None
     pipeline: str | None = None
     first_run: FirstRun | None = None
+    replay: bool = False
+    """Everything that the filters admit is sent, whatever the baseline says; the baseline stays as it is."""
+    tells_previous_values: bool = False
+    """What a changed object was before is read back from the previous delivery: for `diff`."""
+    known: Location | None = None
+    """Keys that aren't sent, since they were handled already: a file of keys, or a delivery's manifest."""
+    on_late: OnLate = OnLate.SEND
     changes: frozenset[Change] = frozenset({Change.NEW})
     versions: Versions = Versions.CURRENT
     filters: Filters = field(default_factory=Filters)
@@ -209,6 +227,8 @@ class RunConfig:
                 raise ValueError(f"{name} {share}: a share from 0 to 1 was expected")
         if not self.changes:
             raise ValueError("no kind of change is selected")
+        if self.replay and (self.previous is not None or self.first_run is not None):
+            raise ValueError("a replay compares with nothing: name neither a previous delivery nor a first run with it")
 
     @property
     def kind(self) -> str:
@@ -228,6 +248,9 @@ class RunConfig:
             "previous": None if self.previous is None else str(_absolute(self.previous)),
             "sink": sink_identity(self.sink),
             "first_run": self.first_run,
+            "replay": self.replay,
+            "known": None if self.known is None else str(_absolute(self.known)),
+            "on_late": self.on_late,
             "changes": sorted(self.changes),
             "versions": self.versions,
             "filters": self.filters.to_json(),

@@ -17,7 +17,9 @@ _COUNTS = (
     "newly_admitted",
     "deleted",
     "excluded",
+    "deleted_gone",
     "quarantined",
+    "known",
     "selected",
 )
 _FILTERED = "filtered_"
@@ -64,6 +66,8 @@ def sent(counted: Counter[str]) -> dict[str, object]:
         **{name: counted[count] for name, count in names.items()},
         "failed": counted["failed"],
         "failures_file": None,
+        "late": counted["late"],
+        "late_file": None,
     }
 
 

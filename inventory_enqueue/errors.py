@@ -53,6 +53,10 @@ class IntegrityError(InventoryEnqueueError):
     exit_code = 7
 
 
+class DataFileGoneError(IntegrityError):
+    """A data file that a manifest names isn't there."""
+
+
 class ChecksumMismatchError(IntegrityError):
     """manifest.checksum doesn't say the MD5 of manifest.json: the delivery is being written, or damaged."""
 

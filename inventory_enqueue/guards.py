@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 def nothing_to_do(job: Job, baseline: Baseline | None) -> str | None:
     """Why the delivery needs no run, or None if it does."""
     manifest = job.delivery.manifest
-    if baseline is None or job.config.previous is not None:
+    if baseline is None or job.config.previous is not None or job.config.replay:
         return None
     if manifest.md5 == baseline.manifest_md5:
         return f"this delivery was committed before, by run {baseline.run_id}: nothing is sent"
@@ -36,7 +36,8 @@ def check_state(job: Job, baseline: Baseline | None, ledger: Ledger) -> None:
     Raises:
         InventoryUnavailableError: There are indexes, but no baseline.
     """
-    if baseline is None and job.config.previous is None and ledger.store.names("indexes"):
+    compares = job.config.previous is None and not job.config.replay
+    if baseline is None and compares and ledger.store.names("indexes"):
         raise InventoryUnavailableError(
             "this pipeline has an index, but its baseline.json is gone: restore it from a backup, name the delivery to "
             "compare with by --previous, or start anew with another --pipeline and --first-run",
@@ -59,7 +60,7 @@ def check_delivery(job: Job, baseline: Baseline | None) -> None:
         )
     if len(manifest.files) > MAX_FILES:
         raise RefusedError(f"the delivery has more than {MAX_FILES} data files", where=where)
-    if baseline is None and config.first_run is None and config.previous is None:
+    if baseline is None and config.first_run is None and config.previous is None and not config.replay:
         raise RefusedError(
             "this pipeline has no baseline yet: choose --first-run seed (record what is there, send nothing), "
             "--first-run all (send every object), or --previous MANIFEST (send what is new since that delivery)",
@@ -109,7 +110,8 @@ def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]
             for and can't be told.
     """
     where = str(run.current.location)
-    for side, location in (("", where), ("previous_", str(run.previous.location) if run.previous else where)):
+    for side, delivery in (("", run.current), ("previous_", run.previous or run.current)):
+        location = str(delivery.location)
         _check_quarantined(run, counts[f"{side}quarantined"], counts[f"{side}listed"], location)
     rows = _counted(counts, "")
     known = _counted(counts, "previous_") if run.baseline is None else run.baseline.identities
@@ -119,7 +121,7 @@ def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]
             f"{run.config['max_shrink']} allows; wait for the next delivery, or raise it to go on",
             where=where,
         )
-    if run.baseline is not None:
+    if run.baseline is not None and not run.plan.indexes_previous:
         meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
         if run.current.manifest.files:
             _tell_of_versions(meta, lists_versions=counts["files_with_is_latest"] > 0)

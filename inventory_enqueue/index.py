@@ -21,6 +21,11 @@ from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run, index_folder
 from inventory_enqueue.store import LocalStore
 
+INDEX_GONE: Final = "the baseline's index is gone"
+START_ANEW: Final = (
+    "name the delivery to compare with by --previous, or start anew with another --pipeline and --first-run seed "
+    "(sends nothing) or all (sends everything)"
+)
 _SCHEMA: Final = pl.DataFrame(schema=FINGERPRINT_SCHEMA).to_arrow().schema
 _EMPTY: Final = pa.RecordBatch.from_pylist([], schema=_SCHEMA)
 
@@ -67,11 +72,7 @@ class IndexMeta:
         try:
             data = store.get(name)
         except FileNotFoundError as error:
-            raise InventoryUnavailableError(
-                "the baseline's index is gone: name the delivery to compare with by --previous, or start anew with "
-                "another --pipeline and --first-run seed (sends nothing) or all (sends everything)",
-                where=where,
-            ) from error
+            raise InventoryUnavailableError(f"{INDEX_GONE}: {START_ANEW}", where=where) from error
 
         def build(document: dict[str, Any]) -> IndexMeta:
             return cls(
@@ -87,13 +88,28 @@ class IndexMeta:
 
         return documents.parse(data, build, where=where)
 
+    def check_parts(self, store: LocalStore, folder: str) -> None:
+        """Looks for the parts, and at their sizes; what is in them is verified when they are read.
+
+        Raises:
+            InventoryUnavailableError: One is gone or cut.
+        """
+        for part in self.parts:
+            path = store.path(f"{folder}/{part.name}")
+            if not path.is_file() or path.stat().st_size != part.size:
+                raise InventoryUnavailableError("this part of the baseline's index is gone or cut", where=str(path))
+
+
+def read_manifest_copy(store: LocalStore, folder: str) -> bytes | None:
+    """The manifest.json of an index's delivery, or None where it is gone."""
+    name = f"{folder}/manifest.json"
+    return store.get(name) if store.exists(name) else None
+
 
 def read_manifest(store: LocalStore, folder: str) -> Manifest | None:
-    """The manifest of an index's delivery, or None where it is gone."""
-    name = f"{folder}/manifest.json"
-    if not store.exists(name):
-        return None
-    return Manifest.parse(store.get(name), where=str(store.path(name)))
+    """As read_manifest_copy, parsed."""
+    copy = read_manifest_copy(store, folder)
+    return None if copy is None else Manifest.parse(copy, where=str(store.path(f"{folder}/manifest.json")))
 
 
 def read_part(store: LocalStore, folder: str, meta: IndexMeta, number: int, *, partition_bits: int) -> pl.DataFrame:

@@ -26,6 +26,10 @@ from inventory_enqueue.report import iso
 from inventory_enqueue.run import Baseline, Run, index_folder
 from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
 
+_ACKS: Final = "acks"
+_FAILURES: Final = "failures"
+_LATE: Final = "late"
+
 SYNC_INTERVAL: Final = 5.0
 """Seconds between fsyncs of the acknowledgements: a power loss may repeat what was sent in this time."""
 
@@ -97,6 +101,12 @@ class Ledger:
         """Moves the baseline, in one step: the last thing that a run does."""
         self.store.put("baseline.json", documents.encode(baseline.to_json()))
 
+    def drop_baseline(self) -> None:
+        """Forgets the delivery committed last, then removes its index."""
+        self.store.remove("baseline.json")
+        for run_id in self.store.names("indexes"):
+            self.store.remove_folder(index_folder(run_id))
+
     def end(self, run: Run, report: dict[str, Any]) -> None:
         """Removes the indexes that no baseline points to any more, then records that a run has ended for good."""
         baseline = self.baseline()
@@ -140,6 +150,7 @@ class TaskLedger:
 
     acks/<task>/<attempt>.jsonl      format_version, then {"file": 3, "rows": [[first, last], ...]} for each answer
     failures/<task>/<attempt>.jsonl  one Failure a line
+    late/<task>/<attempt>.jsonl      the same, for what --on-late keeps back
     """
 
     def __init__(self, run: Run, task: int) -> None:
@@ -147,17 +158,16 @@ class TaskLedger:
         self._store = run.store
         self._header = {"run_id": run.id, "pipeline": run.pipeline}
         self._bucket = run.current.manifest.source_bucket
-        self._acks, self._failures = f"acks/{task:05d}", f"failures/{task:05d}"
+        self._task = task
         self._lock = Lock()
-        self._log: AppendLog | None = None
-        self._failure_log: AppendLog | None = None
+        self._logs: dict[str, AppendLog] = {}
         self._synced = time.monotonic()
 
     def acknowledged(self) -> Iterator[tuple[int, int]]:
         """The rows that the queue accepted in any attempt, as ranges (first, last)."""
-        for name in self._store.names(self._acks):
-            where = str(self._store.path(f"{self._acks}/{name}"))
-            header, *answers = whole_lines(self._store.get(f"{self._acks}/{name}")) or [documents.encode_line({})]
+        for name in self._files(_ACKS):
+            where = str(self._store.path(name))
+            header, *answers = whole_lines(self._store.get(name)) or [documents.encode_line({})]
             documents.parse(header, dict, where=where)
             try:
                 for line in answers:
@@ -169,11 +179,22 @@ class TaskLedger:
 
     def failed(self) -> list[int]:
         """The rows that stand in the failures files of any attempt."""
-        return [int(record["row"]) for record in self._failure_lines()]
+        return [int(record["row"]) for record in self._records(_FAILURES)]
+
+    def late(self) -> list[int]:
+        """The rows that any attempt kept back, since they reappeared."""
+        return [int(record["row"]) for record in self._records(_LATE)]
 
     def failure_lines(self) -> bytes:
         """The failures of all attempts, one a row."""
-        unique = {record["row"]: record for record in self._failure_lines()}
+        return self._lines(_FAILURES)
+
+    def late_lines(self) -> bytes:
+        """What all attempts kept back, one a row, in the form of failures."""
+        return self._lines(_LATE)
+
+    def _lines(self, kind: str) -> bytes:
+        unique = {record["row"]: record for record in self._records(kind)}
         return b"".join((json.dumps(record) + "\n").encode() for record in unique.values())
 
     def record(self, sent: Sequence[int], failures: Sequence[Failure] = ()) -> None:
@@ -189,43 +210,56 @@ class TaskLedger:
         with self._lock:
             if sent:
                 self._ack_log().append(_ack_lines(sent))
-            if failures:
-                self._failures_log().append(b"".join(self._failure_line(failure) for failure in failures))
-                self._failures_log().sync()
+            self._append(_FAILURES, failures)
             if time.monotonic() - self._synced > SYNC_INTERVAL:
                 self._ack_log().sync()
                 self._synced = time.monotonic()
 
+    def record_late(self, kept_back: Sequence[Failure]) -> None:
+        """Records messages that aren't sent, since their keys reappeared; they are durable when this returns.
+
+        Raises:
+            OSError: The state can't be written.
+        """
+        with self._lock:
+            self._append(_LATE, kept_back)
+
     def close(self) -> None:
         """Makes everything durable and ends the attempt."""
         with self._lock:
-            for log in (self._log, self._failure_log):
-                if log is not None:
-                    log.close()
-            self._log = self._failure_log = None
+            for log in self._logs.values():
+                log.close()
+            self._logs = {}
+
+    def _append(self, kind: str, failures: Sequence[Failure]) -> None:
+        if failures:
+            log = self._log(kind)
+            lines = ({**self._header, "bucket": self._bucket, **asdict(failure)} for failure in failures)
+            log.append(b"".join(documents.encode_line(line) for line in lines))
+            log.sync()
 
     def _ack_log(self) -> AppendLog:
-        if self._log is None:
-            self._log = _next_attempt(self._store, self._acks)
-            self._log.append(documents.encode_line(self._header))
-        return self._log
+        is_new = _ACKS not in self._logs
+        log = self._log(_ACKS)
+        if is_new:
+            log.append(documents.encode_line(self._header))
+        return log
 
-    def _failures_log(self) -> AppendLog:
-        if self._failure_log is None:
-            self._failure_log = _next_attempt(self._store, self._failures)
-        return self._failure_log
+    def _log(self, kind: str) -> AppendLog:
+        """This attempt's file of a kind."""
+        if kind not in self._logs:
+            name = f"{kind}/{self._task:05d}/{len(self._files(kind)):05d}.jsonl"
+            self._logs[kind] = self._store.create_log(name)
+        return self._logs[kind]
 
-    def _failure_line(self, failure: Failure) -> bytes:
-        return documents.encode_line({**self._header, "bucket": self._bucket, **asdict(failure)})
+    def _files(self, kind: str) -> list[str]:
+        folder = f"{kind}/{self._task:05d}"
+        return [f"{folder}/{name}" for name in self._store.names(folder)]
 
-    def _failure_lines(self) -> Iterator[dict[str, Any]]:
-        for name in self._store.names(self._failures):
-            for line in whole_lines(self._store.get(f"{self._failures}/{name}")):
-                yield documents.parse(line, dict, where=str(self._store.path(f"{self._failures}/{name}")))
-
-
-def _next_attempt(store: LocalStore, folder: str) -> AppendLog:
-    return store.create_log(f"{folder}/{len(store.names(folder)):05d}.jsonl")
+    def _records(self, kind: str) -> Iterator[dict[str, Any]]:
+        for name in self._files(kind):
+            for line in whole_lines(self._store.get(name)):
+                yield documents.parse(line, dict, where=str(self._store.path(name)))
 
 
 def _ack_lines(rows: Iterable[int]) -> bytes:

@@ -13,7 +13,7 @@ from urllib.parse import quote_plus
 
 import polars as pl
 
-from inventory_enqueue.config import MessageFormat
+from inventory_enqueue.config import Change, MessageFormat
 
 MESSAGE_COLUMNS: Final = ("key", "version_id", "size", "last_modified_date", "e_tag")
 """The columns of schema.OBJECT_SCHEMA that a message is made of."""
@@ -43,7 +43,7 @@ def bodies(rows: pl.DataFrame, message_format: MessageFormat, context: MessageCo
     """The messages of rows, in their order.
 
     Args:
-        rows: MESSAGE_COLUMNS, and `change`: new or changed.
+        rows: MESSAGE_COLUMNS, and `change`: new, changed or deleted.
         message_format: One of FORMATS.
         context: The run.
 
@@ -58,7 +58,17 @@ def _s3_event(context: MessageContext) -> pl.Expr:
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
     """
-    event_time = _iso(_modified(context))
+    is_deleted = pl.col("change") == Change.DELETED
+    # Nobody knows when an object was deleted; it was by the time of the delivery.
+    created = pl.lit(context.created).dt.cast_time_unit("ms")
+    moment = pl.when(is_deleted).then(created).otherwise(_modified(context))
+    name = pl.when(is_deleted).then(pl.lit("ObjectRemoved:Delete")).otherwise(pl.lit("ObjectCreated:Put"))
+    size_and_e_tag = pl.concat_str(
+        pl.lit(',"size":'),
+        pl.col("size").fill_null(0).cast(pl.String),
+        pl.lit(',"eTag":'),
+        _json_text_or("e_tag", '""'),
+    )
     version = (
         pl.when(pl.col("version_id").is_null())
         .then(pl.lit(""))
@@ -69,7 +79,7 @@ def _s3_event(context: MessageContext) -> pl.Expr:
         f'{json.dumps(context.source_region)},"eventTime":"'
     )
     middle = (
-        '","eventName":"ObjectCreated:Put","userIdentity":{"principalId":"AWS:inventory-enqueue"},'
+        '","userIdentity":{"principalId":"AWS:inventory-enqueue"},'
         '"requestParameters":{"sourceIPAddress":"127.0.0.1"},"responseElements":{"x-amz-request-id":'
         f'{json.dumps(context.run_id)},"x-amz-id-2":{json.dumps(context.run_id)}}},'
         '"s3":{"s3SchemaVersion":"1.0","configurationId":"inventory-enqueue","bucket":{"name":'
@@ -78,16 +88,17 @@ def _s3_event(context: MessageContext) -> pl.Expr:
     )
     return pl.concat_str(
         pl.lit(head),
-        event_time,
+        _iso(moment),
+        pl.lit('","eventName":"'),
+        name,
         pl.lit(middle),
         _form_encoded("key"),
-        pl.lit('","size":'),
-        pl.col("size").fill_null(0).cast(pl.String),
-        pl.lit(',"eTag":'),
-        _json_text_or("e_tag", '""'),
+        pl.lit('"'),
+        # S3 tells neither of a deleted object.
+        pl.when(is_deleted).then(pl.lit("")).otherwise(size_and_e_tag),
         version,
         pl.lit(',"sequencer":"'),
-        _sequencer(_modified(context)),
+        _sequencer(moment),
         pl.lit('"}}}]}'),
     )
 

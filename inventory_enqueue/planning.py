@@ -1,5 +1,6 @@
 """How a run's work is cut into tasks, and whatever else is settled before it starts."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -10,16 +11,17 @@ from typing import Final
 
 from inventory_enqueue.aws.s3 import bucket_region, inventory_filter
 from inventory_enqueue.aws.session import queue_region
-from inventory_enqueue.config import FirstRun, RunConfig, Sizes, SqsQueue
+from inventory_enqueue.config import Change, FirstRun, RunConfig, Sizes, SqsQueue
 from inventory_enqueue.delivery.finding import manifest_location
+from inventory_enqueue.delivery.known_keys import is_key_file
 from inventory_enqueue.delivery.landing import Landing
-from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, RefusedError
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
-from inventory_enqueue.index import IndexMeta
-from inventory_enqueue.manifest import InventoryFile
-from inventory_enqueue.run import Baseline, Delivery, Plan, Run, Runtime, new_run_id
+from inventory_enqueue.index import INDEX_GONE, START_ANEW, IndexMeta, read_manifest_copy
+from inventory_enqueue.manifest import InventoryFile, Manifest
+from inventory_enqueue.run import Baseline, Delivery, Known, Plan, Run, Runtime, new_run_id
 from inventory_enqueue.store import LocalStore
-from inventory_enqueue.uris import S3Url
+from inventory_enqueue.uris import S3Url, parse_location
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +54,12 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         InventoryUnavailableError, IntegrityError: The previous delivery or the baseline's index can't be used.
         RefusedError: The previous delivery is of another bucket.
     """
-    config, delivery, landing = job.config, job.delivery, job.landing
-    previous = None if config.previous is None else landing.open(manifest_location(config.previous))
-    if previous is not None and previous.manifest.source_bucket != delivery.manifest.source_bucket:
-        raise RefusedError(
-            f"it lists the bucket {previous.manifest.source_bucket!r}, {delivery.location} lists "
-            f"{delivery.manifest.source_bucket!r}: only deliveries of one bucket can be compared",
-            where=str(previous.location),
-        )
+    config, delivery = job.config, job.delivery
+    compared = _compared(job, baseline)
+    known = _known(job)
     now = datetime.now(tz=UTC)
     run_id = new_run_id(now)
     folder = job.runtime.work_dir / run_id / "dry-run" if config.dry_run else job.state / "runs" / run_id
-    compared_with = None if previous is not None else baseline
     return Run(
         id=run_id,
         pipeline=job.pipeline,
@@ -72,28 +68,121 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         folder=folder,
         config=config.to_json(),
         current=delivery,
-        previous=previous,
-        baseline=compared_with,
-        seeding=compared_with is None and previous is None and config.first_run is FirstRun.SEED,
+        previous=compared.delivery,
+        known=known,
+        baseline=compared.baseline,
+        seeding=compared.delivery is None and not config.replay and config.first_run is FirstRun.SEED,
         source_region=_source_region(job),
         scope=_scope(job),
         kind=config.kind,
-        plan=_plan(job, previous, compared_with),
+        plan=_plan(job, compared, known),
         runtime=job.runtime,
     )
 
 
-def _plan(job: Job, previous: Delivery | None, baseline: Baseline | None) -> Plan:
-    sizes, delivery = job.runtime.sizes, job.delivery
-    scheme = Scheme() if baseline is None else IndexMeta.load(LocalStore(job.state), baseline.index).scheme
-    return Plan(
-        scheme=scheme,
-        partition_bits=_partition_bits(sizes, delivery, previous, baseline),
+@dataclass(frozen=True)
+class _Compared:
+    """What the delivery is compared with."""
+
+    delivery: Delivery | None
+    baseline: Baseline | None = None
+    index: IndexMeta | None = None
+    """The baseline's; where there is none, the delivery is read again."""
+
+
+def _compared(job: Job, baseline: Baseline | None) -> _Compared:
+    config, delivery = job.config, job.delivery
+    if config.previous is not None:
+        previous = job.landing.open(manifest_location(config.previous))
+        if previous.manifest.source_bucket != delivery.manifest.source_bucket:
+            raise RefusedError(
+                f"it lists the bucket {previous.manifest.source_bucket!r}, {delivery.location} lists "
+                f"{delivery.manifest.source_bucket!r}: only deliveries of one bucket can be compared",
+                where=str(previous.location),
+            )
+        return _Compared(previous)
+    if baseline is None or config.replay:
+        return _Compared(None)
+    store = LocalStore(job.state)
+    try:
+        index = IndexMeta.load(store, baseline.index)
+        index.check_parts(store, baseline.index)
+    except (InventoryUnavailableError, IntegrityError) as error:
+        _log.warning("%s: it is made again from %s", error, baseline.manifest_uri)
+        index = None
+    return _Compared(_baseline_delivery(job, store, baseline), baseline, index)
+
+
+def _baseline_delivery(job: Job, store: LocalStore, baseline: Baseline) -> Delivery:
+    """The delivery that was committed last: its manifest's copy in the index, or the manifest itself.
+
+    Raises:
+        InventoryUnavailableError: Both are gone.
+    """
+    copy = read_manifest_copy(store, baseline.index)
+    location = parse_location(baseline.manifest_uri)
+    if copy is not None and hashlib.md5(copy, usedforsecurity=False).hexdigest() == baseline.manifest_md5:
+        return Delivery(location, Manifest.parse(copy, where=baseline.manifest_uri), copy)
+    try:
+        found = job.landing.open(location)
+    except (InventoryUnavailableError, IntegrityError) as error:
+        raise InventoryUnavailableError(f"{INDEX_GONE}, and so is its manifest ({error}): {START_ANEW}") from error
+    if found.manifest.md5 != baseline.manifest_md5:
+        raise InventoryUnavailableError(
+            f"{INDEX_GONE}, and its manifest was overwritten since: {START_ANEW}", where=baseline.manifest_uri
+        )
+    return found
+
+
+def _known(job: Job) -> Known | None:
+    location = job.config.known
+    if location is None:
+        return None
+    if is_key_file(location):
+        return Known(location.absolute() if isinstance(location, Path) else location, None)
+    delivery = job.landing.open(manifest_location(location))
+    if delivery.manifest.source_bucket != job.delivery.manifest.source_bucket:
+        raise RefusedError(
+            f"it lists the bucket {delivery.manifest.source_bucket!r}, not {job.delivery.manifest.source_bucket!r}",
+            where=str(delivery.location),
+        )
+    return Known(delivery.location, delivery)
+
+
+def _plan(job: Job, compared: _Compared, known: Known | None) -> Plan:
+    sizes, delivery, previous = job.runtime.sizes, job.delivery, compared.delivery
+    indexes_previous = previous is not None and compared.index is None
+    plan = Plan(
+        scheme=Scheme() if compared.index is None else compared.index.scheme,
+        partition_bits=_partition_bits(job, compared),
         batches=_batches(delivery.manifest.files, sizes.bytes_per_batch),
         previous_batches=() if previous is None else _batches(previous.manifest.files, sizes.bytes_per_batch),
-        content_columns=_content_columns(delivery, previous),
+        known_batches=_known_batches(known, sizes),
+        indexes_previous=indexes_previous,
+        recalls=frozenset() if previous is None else _recalls(job.config),
+        content_columns=_content_columns(delivery, previous if indexes_previous else None),
         excluded_prefixes=tuple(prefix for prefix in (delivery.manifest.own_prefix,) if prefix),
     )
+    _log.debug(
+        "plan: %d bytes in %d files, in %d batches; %d partitions; %d index and diff tasks at a time",
+        delivery.manifest.total_bytes,
+        len(delivery.manifest.files),
+        len(plan.batches),
+        plan.partitions,
+        sizes.workers,
+    )
+    return plan
+
+
+def _recalls(config: RunConfig) -> frozenset[Change]:
+    """Of which changes the rows of the previous delivery are needed."""
+    return config.changes & {Change.DELETED} | ({Change.CHANGED} if config.tells_previous_values else set())
+
+
+def _known_batches(known: Known | None, sizes: Sizes) -> tuple[tuple[int, ...], ...]:
+    if known is None:
+        return ()
+    return ((0,),) if known.delivery is None else _batches(known.delivery.manifest.files, sizes.bytes_per_batch)
 
 
 def _content_columns(delivery: Delivery, previous: Delivery | None) -> tuple[str, ...]:
@@ -104,15 +193,21 @@ def _content_columns(delivery: Delivery, previous: Delivery | None) -> tuple[str
     return tuple(name for name in CONTENT_COLUMNS if name in both)
 
 
-def _partition_bits(sizes: Sizes, delivery: Delivery, previous: Delivery | None, baseline: Baseline | None) -> int:
+def _partition_bits(job: Job, compared: _Compared) -> int:
+    sizes = job.runtime.sizes
     if sizes.partition_bits is not None:
         return sizes.partition_bits
-    rows = delivery.manifest.total_bytes // _BYTES_PER_ROW
-    if previous is not None:
-        rows = max(rows, previous.manifest.total_bytes // _BYTES_PER_ROW)
-    if baseline is not None:
-        rows = max(rows, baseline.identities)
+    rows = estimated_rows(job.delivery)
+    if compared.delivery is not None:
+        rows = max(rows, estimated_rows(compared.delivery))
+    if compared.baseline is not None:
+        rows = max(rows, compared.baseline.identities)
     return min(_MAX_PARTITION_BITS, max(0, math.ceil(math.log2(max(rows, 1) / sizes.rows_per_partition))))
+
+
+def estimated_rows(delivery: Delivery) -> int:
+    """About how many rows a delivery has, from its size: rather too many."""
+    return delivery.manifest.total_bytes // _BYTES_PER_ROW
 
 
 def _batches(files: Sequence[InventoryFile], bytes_per_batch: int) -> tuple[tuple[int, ...], ...]:

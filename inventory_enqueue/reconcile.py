@@ -23,12 +23,13 @@ def check_listed(run: Run, counts: Counter[str]) -> None:
 
 
 def check_sent(run: Run, counts: Counter[str], sent: Counter[str]) -> None:
-    """Every selected key was acknowledged, or stands in the failures files.
+    """Every selected key was acknowledged, or stands in the files of failures or late keys, or can't be named any more.
 
     Raises:
         IntegrityError: One is missing.
     """
-    _agree(run, "keys selected", counts["selected"], "keys acknowledged or failed", sent["sent"] + sent["failed"])
+    settled = sent["sent"] + sent["failed"] + sent["late"] + counts["deleted_gone"]
+    _agree(run, "keys selected", counts["selected"], "keys acknowledged, failed, late or gone", settled)
 
 
 def content_columns(run: Run, counts: Counter[str]) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def content_columns(run: Run, counts: Counter[str]) -> tuple[str, ...]:
     A delivery without files doesn't tell: what the baseline had is taken.
     """
     files = len(run.current.manifest.files)
-    if not files and run.baseline is not None:
+    if not files and run.baseline is not None and not run.plan.indexes_previous:
         return IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
     return tuple(name for name in run.plan.content_columns if counts[f"files_with_{name}"] == files)
 

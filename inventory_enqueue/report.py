@@ -22,6 +22,7 @@ class Stage(StrEnum):
 
     INDEX = "index"
     DIFF = "diff"
+    RECALL = "recall"
     ENQUEUE = "enqueue"
 
 

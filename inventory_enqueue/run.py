@@ -9,10 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from inventory_enqueue import documents
-from inventory_enqueue.config import AwsSettings, Change, MessageFormat, SinkConfig, Sizes, sink_from_identity
+from inventory_enqueue.config import (
+    AwsSettings,
+    Change,
+    MessageFormat,
+    OnLate,
+    SinkConfig,
+    Sizes,
+    sink_from_identity,
+)
 from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme, Versions
 from inventory_enqueue.manifest import Manifest
@@ -32,6 +40,9 @@ class Delivery:
     """manifest.json itself: kept with the run and with the index, since its path may be overwritten."""
 
 
+_MOMENTS: Final = ("committed", "creation_timestamp", "filtered_at")
+
+
 @dataclass(frozen=True)
 class Baseline:
     """baseline.json: the delivery that was committed last, and its index."""
@@ -46,6 +57,8 @@ class Baseline:
     """What the index holds: prefix, of the bucket's keys; versions, what an identity is; inventory_id and
     inventory_prefix, the inventory's configuration and its filter, null where they couldn't be known."""
     filters: Mapping[str, Any]
+    filtered_at: datetime
+    """What the ages in the filters were counted back from."""
     identities: int
     kind: str
     """How the delivery was found: manifest or inventory."""
@@ -57,7 +70,7 @@ class Baseline:
 
     def to_json(self) -> dict[str, Any]:
         """As baseline.json and run.json hold it."""
-        return {**asdict(self), "committed": iso(self.committed), "creation_timestamp": iso(self.creation_timestamp)}
+        return {**asdict(self), **{name: iso(getattr(self, name)) for name in _MOMENTS}}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Baseline":
@@ -67,7 +80,7 @@ class Baseline:
             KeyError, TypeError, ValueError: It is something else.
         """
         values = {name: document[name] for name in cls.__dataclass_fields__}
-        for name in ("committed", "creation_timestamp"):
+        for name in _MOMENTS:
             values[name] = datetime.fromisoformat(values[name])
         if not isinstance(values["identities"], int):
             raise TypeError("identities is no number")
@@ -87,8 +100,14 @@ class Plan:
     partition_bits: int
     batches: tuple[tuple[int, ...], ...]
     """Numbers of the current delivery's files."""
-    previous_batches: tuple[tuple[int, ...], ...]
-    """Numbers of the previous delivery's files, where it is read instead of an index."""
+    previous_batches: tuple[tuple[int, ...], ...] = ()
+    """Numbers of the previous delivery's files."""
+    known_batches: tuple[tuple[int, ...], ...] = ()
+    """Numbers of the files of known keys."""
+    indexes_previous: bool = False
+    """Whether the index stage reads the previous delivery, too: there is no index of it."""
+    recalls: frozenset[Change] = frozenset()
+    """Of which changes the previous delivery's rows are read back."""
     content_columns: tuple[str, ...] = CONTENT_COLUMNS
     """What f looks at: less than all where the previous delivery and the current one don't both have it."""
     excluded_prefixes: tuple[str, ...] = ()
@@ -100,14 +119,32 @@ class Plan:
         return 1 << self.partition_bits
 
     def tasks(self, stage: Stage) -> int:
-        """Number of tasks of a stage. Index tasks past the current batches are those of the previous delivery."""
+        """Number of tasks of a stage.
+
+        Index tasks past the current batches are those of the previous delivery, then those of the known keys. Enqueue
+        tasks past the current batches send what is gone since the previous delivery.
+        """
         match stage:
             case Stage.INDEX:
-                return len(self.batches) + len(self.previous_batches)
+                return self.known_tasks.stop
             case Stage.DIFF:
                 return self.partitions
+            case Stage.RECALL:
+                return len(self.previous_batches) if self.recalls else 0
             case Stage.ENQUEUE:
-                return len(self.batches)
+                return len(self.batches) + (len(self.previous_batches) if Change.DELETED in self.recalls else 0)
+
+    @property
+    def previous_tasks(self) -> range:
+        """The index tasks that read the previous delivery."""
+        first = len(self.batches)
+        return range(first, first + len(self.previous_batches) * self.indexes_previous)
+
+    @property
+    def known_tasks(self) -> range:
+        """The index tasks that read known keys."""
+        first = self.previous_tasks.stop
+        return range(first, first + len(self.known_batches))
 
     def to_json(self) -> dict[str, Any]:
         """As run.json holds it."""
@@ -116,6 +153,9 @@ class Plan:
             "partition_bits": self.partition_bits,
             "batches": self.batches,
             "previous_batches": self.previous_batches,
+            "known_batches": self.known_batches,
+            "indexes_previous": self.indexes_previous,
+            "recalls": sorted(self.recalls),
             "content_columns": self.content_columns,
             "excluded_prefixes": self.excluded_prefixes,
         }
@@ -123,13 +163,20 @@ class Plan:
     @classmethod
     def from_json(cls, document: dict[str, Any], *, where: str) -> "Plan":
         """Reads what to_json wrote."""
+
+        def batches(name: str) -> tuple[tuple[int, ...], ...]:
+            return tuple(tuple(batch) for batch in document[name])
+
         return cls(
-            Scheme.from_json(document["scheme"], where=where),
-            document["partition_bits"],
-            tuple(tuple(batch) for batch in document["batches"]),
-            tuple(tuple(batch) for batch in document["previous_batches"]),
-            tuple(document["content_columns"]),
-            tuple(document["excluded_prefixes"]),
+            scheme=Scheme.from_json(document["scheme"], where=where),
+            partition_bits=document["partition_bits"],
+            batches=batches("batches"),
+            previous_batches=batches("previous_batches"),
+            known_batches=batches("known_batches"),
+            indexes_previous=document["indexes_previous"],
+            recalls=frozenset(Change(name) for name in document["recalls"]),
+            content_columns=tuple(document["content_columns"]),
+            excluded_prefixes=tuple(document["excluded_prefixes"]),
         )
 
 
@@ -158,6 +205,19 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Keys that were handled already."""
+
+    location: Location
+    delivery: Delivery | None
+    """Where they are those of a delivery; else the location is a file of keys."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As run.json holds it."""
+        return {"location": str(self.location), "is_delivery": self.delivery is not None}
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of a pipeline: the task functions' whole world, together with a number."""
 
@@ -172,7 +232,10 @@ class Run:
     """RunConfig.to_json(): what a resumed run must have in common with the command that resumes it."""
     current: Delivery
     previous: Delivery | None
+    """The delivery compared with: the baseline's, or another one that was named."""
+    known: Known | None
     baseline: Baseline | None
+    """The baseline compared with, if it isn't another delivery."""
     seeding: bool
     """A first run that records the delivery and sends nothing."""
     source_region: str
@@ -235,13 +298,38 @@ class Run:
         if Change.NEW not in self.selected_changes:
             return False
         same_filters = self.baseline is None or self.baseline.filters == self.filters.to_json()
-        return same_filters or bool(self.config["send_admitted"]) or self.previous is not None
+        return same_filters or bool(self.config["send_admitted"])
+
+    @property
+    def replay(self) -> bool:
+        """Whether the baseline stays where it is."""
+        return bool(self.config["replay"])
+
+    @property
+    def on_late(self) -> OnLate:
+        """What to do with keys that reappear."""
+        return OnLate(self.config["on_late"])
+
+    def filters_of(self, delivery: Delivery) -> tuple[Filters, datetime]:
+        """The filters for one side of the comparison, and what ages in them are counted back from.
+
+        Of the previous delivery: those of its own run where it was the baseline; else ours, as they were at its time,
+        so that a key which is old enough only now is known, but wasn't admitted then.
+        """
+        if delivery is self.current or self.previous is None:
+            return self.filters, self.created
+        if self.baseline is not None:
+            return Filters.from_json(dict(self.baseline.filters)), self.baseline.filtered_at
+        earlier = self.current.manifest.creation_timestamp - self.previous.manifest.creation_timestamp
+        return self.filters, self.created - earlier
 
     def save(self) -> None:
         """Writes run.json and the manifests' copies; from then on the run exists."""
         self.store.put("manifest.json", self.current.data)
         if self.previous is not None:
             self.store.put("previous-manifest.json", self.previous.data)
+        if self.known is not None and self.known.delivery is not None:
+            self.store.put("known-manifest.json", self.known.delivery.data)
         document = {
             "run_id": self.id,
             "pipeline": self.pipeline,
@@ -250,6 +338,7 @@ class Run:
             "config": dict(self.config),
             "current": str(self.current.location),
             "previous": None if self.previous is None else str(self.previous.location),
+            "known": None if self.known is None else self.known.to_json(),
             "baseline": None if self.baseline is None else self.baseline.to_json(),
             "seeding": self.seeding,
             "source_region": self.source_region,
@@ -275,7 +364,7 @@ class Run:
             return Delivery(parse_location(location), Manifest.parse(data, where=str(store.path(copy))), data)
 
         def build(document: dict[str, Any]) -> Run:
-            previous, baseline = document["previous"], document["baseline"]
+            previous, known, baseline = document["previous"], document["known"], document["baseline"]
             return cls(
                 id=document["run_id"],
                 pipeline=document["pipeline"],
@@ -285,6 +374,12 @@ class Run:
                 config=dict(document["config"]),
                 current=delivery(document["current"], "manifest.json"),
                 previous=None if previous is None else delivery(previous, "previous-manifest.json"),
+                known=None
+                if known is None
+                else Known(
+                    parse_location(known["location"]),
+                    delivery(known["location"], "known-manifest.json") if known["is_delivery"] else None,
+                ),
                 baseline=None if baseline is None else Baseline.from_json(baseline),
                 seeding=document["seeding"],
                 source_region=document["source_region"],
@@ -297,17 +392,38 @@ class Run:
         return documents.parse(store.get("run.json"), build, where=where)
 
     def batch(self, number: int) -> tuple[Delivery, tuple[int, ...]]:
-        """The delivery and the file numbers of an index task."""
-        if number < len(self.plan.batches):
-            return self.current, self.plan.batches[number]
-        if self.previous is None:
-            raise IndexError(f"run {self.id} has no index task {number}")
-        return self.previous, self.plan.previous_batches[number - len(self.plan.batches)]
+        """The delivery and the file numbers of an index task that reads one."""
+        plan = self.plan
+        if number < len(plan.batches):
+            return self.current, plan.batches[number]
+        if self.previous is not None and number in plan.previous_tasks:
+            return self.previous, plan.previous_batches[number - plan.previous_tasks.start]
+        if self.known is not None and self.known.delivery is not None and number in plan.known_tasks:
+            return self.known.delivery, plan.known_batches[number - plan.known_tasks.start]
+        raise IndexError(f"run {self.id} has no index task {number} that reads a delivery")
+
+    @property
+    def delivery_tasks(self) -> int:
+        """How many index tasks, the first ones, read a delivery; the others read a file of known keys."""
+        of_deliveries = self.known is None or self.known.delivery is not None
+        return self.plan.tasks(Stage.INDEX) if of_deliveries else self.plan.known_tasks.start
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Of all data files that the run reads."""
+        deliveries = [self.current]
+        if self.previous is not None and (self.plan.indexes_previous or self.plan.recalls):
+            deliveries.append(self.previous)
+        if self.known is not None and self.known.delivery is not None:
+            deliveries.append(self.known.delivery)
+        return sum(delivery.manifest.total_bytes for delivery in deliveries)
 
     def has_sent(self) -> bool:
         """Whether a message of it was acknowledged, or refused for good."""
         return any(
-            self.store.names(f"{kind}/{task}") for kind in ("acks", "failures") for task in self.store.names(kind)
+            self.store.names(f"{kind}/{task}")
+            for kind in ("acks", "failures", "late")
+            for task in self.store.names(kind)
         )
 
     def with_runtime(self, runtime: Runtime) -> "Run":

@@ -67,6 +67,13 @@ class LocalStore:
             )
         return []
 
+    def remove(self, name: str) -> None:
+        """Removes a name's bytes, if there are any, durably."""
+        path = self.path(name)
+        if path.exists():
+            path.unlink()
+            _fsync(path.parent)
+
     def remove_folder(self, name: str) -> None:
         """Removes a folder with all that is in it, as far as it is there."""
         shutil.rmtree(self.path(name), ignore_errors=True)

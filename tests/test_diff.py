@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, Scheme, partition
-from inventory_enqueue.stages.diff import CHANGED, NEW, NEWLY_ADMITTED, diff
+from inventory_enqueue.stages.diff import CHANGED, DELETED, NEW, NEWLY_ADMITTED, diff
 
 # Few values: every kind of duplicate, collision and change occurs again and again. Some h differ in their high bits,
 # others in their low ones alone.
@@ -57,8 +57,10 @@ def test_each_identity_is_classified_as_the_definition_says(
     for h, k, f, ok in baseline:
         contents[h, k].add(f)
         admitted[h, k] |= ok
-    expected: Counter[str] = Counter(deleted=len(contents.keys() - {(h, k) for h, k, _, _ in today}))
-    candidates: dict[int, int] = {}
+    last = {(h, k): row for row, h, k in sorted(frame(baseline).select("row", "h", "k").iter_rows())}
+    gone = contents.keys() - {(h, k) for h, k, _, _ in today}
+    expected: Counter[str] = Counter(deleted=len(gone))
+    candidates = {(DELETED, last[identity], last[identity]) for identity in gone}
     for identity in {(h, k) for h, k, _, _ in today}:
         ours = [(n, f, ok) for n, (h, k, f, ok) in enumerate(today) if (h, k) == identity]
         expected["duplicates"] += len(ours) - 1
@@ -74,9 +76,9 @@ def test_each_identity_is_classified_as_the_definition_says(
             continue
         expected[kind] += 1
         number, _, ok = max(pool, key=lambda row: (row[2], row[0]))
-        candidates[number + (ADMITTED_BIT if ok else 0)] = code
+        candidates.add((code, number + (ADMITTED_BIT if ok else 0), last.get(identity)))
     assert +result.counts == +expected
-    assert dict(result.candidates.iter_rows()) == candidates
+    assert set(result.candidates.select("change", "row", "previous_row").iter_rows()) == candidates
     assert result.candidates.height == len(candidates)
 
 
@@ -135,10 +137,14 @@ def test_chains_of_three_days_give_the_exact_sets_even_when_h_collides(
         result = diff(fingerprints(today, scheme), index)
         expected = oracle(today, before)
         rows = {
-            code: [today[row % ADMITTED_BIT].key for row, change in result.candidates.iter_rows() if change == code]
-            for code in (NEW, CHANGED, NEWLY_ADMITTED)
+            code: [
+                (before if code == DELETED else today)[row % ADMITTED_BIT].key
+                for row, change in result.candidates.select("row", "change").iter_rows()
+                if change == code
+            ]
+            for code in (NEW, CHANGED, NEWLY_ADMITTED, DELETED)
         }
-        for code, name in ((NEW, "new"), (CHANGED, "changed"), (NEWLY_ADMITTED, "newly_admitted")):
+        for code, name in zip(rows, ("new", "changed", "newly_admitted", "deleted"), strict=True):
             assert sorted(rows[code]) == sorted(expected[name])
         assert result.counts["deleted"] == len(expected["deleted"])
         index, before = result.index, today
@@ -148,7 +154,8 @@ def test_an_unchanged_duplicate_is_never_news_and_a_new_key_twice_is_one_candida
     twice = frame([(1, 1, 1, True), (1, 1, 2, True), (2, 2, 2, True)])
     assert diff(twice, twice).candidates.is_empty()
     result = diff(frame([(7, 7, 1, True), (7, 7, 2, False), (7, 7, 1, True)]), twice)
-    assert result.candidates.rows() == [(ADMITTED_BIT + 2, NEW)]
+    found = result.candidates.filter(pl.col("change") == NEW).select("h", "row").rows()
+    assert found == [(7, ADMITTED_BIT + 2)]
 
 
 @given(st.lists(st.integers(0, 2**64 - 1)), st.integers(0, 16))

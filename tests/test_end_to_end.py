@@ -39,7 +39,7 @@ class Fixture:
     days: list[Path]
     new: Counter[bytes]
     changed: Counter[bytes]
-    deleted: int
+    deleted: Counter[bytes]
 
 
 def fixture(name: str) -> Fixture:
@@ -49,7 +49,7 @@ def fixture(name: str) -> Fixture:
         return Counter(key.encode() for key in expected[kind])
 
     days = [FIXTURES / name / manifest for manifest in expected["manifests"]]
-    return Fixture(days, keys("new"), keys("changed"), len(expected["deleted"]))
+    return Fixture(days, keys("new"), keys("changed"), keys("deleted"))
 
 
 def sizes(bits: int, batch: int) -> Sizes:
@@ -82,8 +82,8 @@ def test_the_queue_holds_exactly_the_new_and_changed_keys_and_a_re_run_sends_not
     assert drain(sqs_client, queue_url) == []
     report = day(1)
     assert report.status is Status.COMMITTED
-    assert report.counts["deleted"] == expected.deleted
-    assert keys_of(drain(sqs_client, queue_url), message_format) == expected.new + expected.changed
+    assert report.counts["deleted"] == expected.deleted.total()
+    assert keys_of(drain(sqs_client, queue_url), message_format) == expected.new + expected.changed + expected.deleted
     again = day(1)
     assert (again.status, again.sent["messages"]) == (Status.NOTHING_NEW, 0)
     assert drain(sqs_client, queue_url) == []
@@ -118,7 +118,11 @@ def test_the_result_is_the_same_for_any_cut_into_partitions_and_batches(name: st
             del message["run_id"]
         results.append((sorted(json.dumps(message) for message in messages), report.counts))
         by_change = {change: Counter(m["key"].encode() for m in messages if m["change"] == change) for change in Change}
-        assert by_change == {Change.NEW: expected.new, Change.CHANGED: expected.changed}
+        assert by_change == {
+            Change.NEW: expected.new,
+            Change.CHANGED: expected.changed,
+            Change.DELETED: expected.deleted,
+        }
     assert all(result == results[0] for result in results)
 
 
@@ -172,7 +176,7 @@ def test_first_run_all_sends_every_live_key_once(tmp_path: Path) -> None:
             assert keys.total() == len(keys) == report.counts["selected"]
             outputs.append(keys.keys())
         assert outputs[1] - outputs[0] == expected.new.keys()
-        assert len(outputs[0] - outputs[1]) == expected.deleted
+        assert outputs[0] - outputs[1] == expected.deleted.keys()
 
 
 def test_three_days_with_a_missing_one_compare_with_the_delivery_committed_last(tmp_path: Path) -> None:

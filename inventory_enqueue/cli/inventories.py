@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from inventory_enqueue.cli.text import table
 from inventory_enqueue.config import AwsSettings
 from inventory_enqueue.delivery.finding import DeliveryInfo, duration_text, label_text, list_deliveries
 from inventory_enqueue.delivery.landing import Landing
@@ -64,12 +65,7 @@ def inventories(  # noqa: PLR0913 - one argument an option
 
 
 def _table(deliveries: list[DeliveryInfo]) -> str:
-    rows = [_HEADINGS, *(_row(delivery) for delivery in deliveries)]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(align(cell, width) for align, cell, width in zip(_ALIGNMENTS, row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return table([_HEADINGS, *(_row(delivery) for delivery in deliveries)], _ALIGNMENTS)
 
 
 def _row(delivery: DeliveryInfo) -> tuple[str, ...]:

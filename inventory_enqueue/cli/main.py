@@ -1,7 +1,6 @@
 """`inventory-enqueue`: the main job, and the verbs beside it."""
 
 import json
-import logging
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -9,10 +8,12 @@ from typing import Any, NoReturn
 import click
 
 from inventory_enqueue.cli import signals
+from inventory_enqueue.cli.baseline import baseline
 from inventory_enqueue.cli.demo import demo
+from inventory_enqueue.cli.diff import diff
 from inventory_enqueue.cli.inventories import inventories
-from inventory_enqueue.cli.options import patterns_in_order, run_config, run_options
-from inventory_enqueue.cli.text import summary
+from inventory_enqueue.cli.options import OrderedPatterns, run_config, run_options
+from inventory_enqueue.cli.text import set_up_logging, summary
 from inventory_enqueue.config import RunConfig, StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError
 from inventory_enqueue.pipeline import run
@@ -20,13 +21,8 @@ from inventory_enqueue.report import RunReport
 from inventory_enqueue.version import __version__
 
 
-class _Group(click.Group):
-    """Keeps the order of --include and --exclude; ends with the signal's exit code, where click would end with 1."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments."""
-        ctx.obj = patterns_in_order(self, ctx, args)
-        return super().parse_args(ctx, args)
+class _Group(OrderedPatterns, click.Group):
+    """Ends with the signal's exit code, where click would end with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Invokes the command."""
@@ -53,11 +49,13 @@ def cli(context: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - cl
     """
     if context.invoked_subcommand is not None:
         return
-    _set_up_logging(quiet=options["quiet"], verbose=options["verbose"])
+    set_up_logging(quiet=options["quiet"], verbose=options["verbose"])
     _run_and_exit(run_config(options, context.obj), as_json=options["json"], quiet=options["quiet"])
 
 
+cli.add_command(baseline)
 cli.add_command(demo)
+cli.add_command(diff)
 cli.add_command(inventories)
 
 
@@ -87,9 +85,3 @@ def _run_and_exit(config: RunConfig, *, as_json: bool, quiet: bool) -> NoReturn:
     elif not quiet:
         click.echo(summary(document), err=isinstance(config.sink, StandardOutput))
     sys.exit(report.exit_code)
-
-
-def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("inventory_enqueue").setLevel(level)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from inventory_enqueue.config import (
     JsonLinesFile,
     LatestDelivery,
     MessageFormat,
+    OnLate,
     RunConfig,
     SinkConfig,
     Sizes,
@@ -39,11 +40,12 @@ from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.uris import Location, parse_location
 
 
-def _default_state() -> Path:
+def default_state() -> Path:
+    """Where the state is, unless --state says otherwise: as the XDG base directories have it."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "inventory-enqueue"
 
 
-def _names(choices: type[FirstRun | MessageFormat | Versions]) -> click.Choice[str]:
+def _names(choices: type[FirstRun | MessageFormat | OnLate | Versions]) -> click.Choice[str]:
     return click.Choice([choice.value for choice in choices])
 
 
@@ -60,6 +62,10 @@ _SOURCE: Final = [
     click.option("--max-inventory-age", type=DurationType(), help="Refuse an older delivery, such as 36h."),
     click.option("--wait", type=DurationType(), default="0", help="Wait so long for the delivery to be complete."),
     click.option("--previous", type=LocationType(), help="Manifest to compare with, instead of the baseline."),
+    click.option("--replay", is_flag=True, help="Send all that the filters admit; leave the baseline as it is."),
+    click.option(
+        "--known", type=LocationType(), help="Keys not to send: a .parquet, .csv or .jsonl file, or a manifest."
+    ),
 ]
 _SINK: Final = [
     click.option("--queue-url", help="URL of the SQS queue."),
@@ -74,14 +80,26 @@ _SINK: Final = [
     click.option("--source-region", help="awsRegion in the messages (default: the bucket's)."),
 ]
 _STATE: Final = [
-    click.option("--state", type=_FOLDER, default=_default_state, show_default="XDG state folder", help="The state."),
+    click.option("--state", type=_FOLDER, default=default_state, show_default="XDG state folder", help="The state."),
     click.option("--pipeline", help="Name in the state (default: derived from bucket and sink)."),
     click.option(
         "--first-run", type=_names(FirstRun), help="Without a baseline: record the delivery only, or send all of it."
     ),
 ]
-_SELECTION: Final = [
-    click.option("--changes", type=ChangesType(), default="new", show_default=True, help="Comma list: new, changed."),
+_CHANGES: Final = [
+    click.option(
+        "--changes", type=ChangesType(), default="new", show_default=True, help="Comma list: new, changed, deleted."
+    ),
+    click.option(
+        "--on-late",
+        type=_names(OnLate),
+        default=OnLate.SEND.value,
+        show_default=True,
+        help="Keys that reappear: send them, or write them to late.jsonl (report: with a warning).",
+    ),
+    click.option("--send-admitted", is_flag=True, help="Also known keys that only a changed filter admits."),
+]
+VERSIONS: Final = [
     click.option(
         "--versions",
         type=_names(Versions),
@@ -89,6 +107,8 @@ _SELECTION: Final = [
         show_default=True,
         help="Live objects by key, or every version by key and version.",
     ),
+]
+FILTERS: Final = [
     click.option("--prefix", default="", help="Only keys that begin so."),
     click.option("--suffix", default="", help="Only keys that end so."),
     click.option(
@@ -102,7 +122,6 @@ _SELECTION: Final = [
     click.option("--storage-class", type=NamesType(), default=(), metavar="LIST", help="Only these classes."),
     click.option("--exclude-storage-class", type=NamesType(), default=(), metavar="LIST", help="Not these classes."),
     click.option("--include-archived", is_flag=True, help="Also objects that must be restored to be read."),
-    click.option("--send-admitted", is_flag=True, help="Also known keys that only a changed filter admits."),
 ]
 _GUARDS: Final = [
     click.option(
@@ -121,7 +140,7 @@ _GUARDS: Final = [
     ),
     click.option("--dry-run", "-n", is_flag=True, help="Show what would be sent; touch neither queue nor state."),
 ]
-_RESOURCES: Final = [
+_CONCURRENCY: Final = [
     click.option(
         "--concurrency",
         type=click.IntRange(1, MAX_CONCURRENCY),
@@ -129,16 +148,20 @@ _RESOURCES: Final = [
         show_default=True,
         help="SQS requests in flight.",
     ),
+]
+RESOURCES: Final = [
     click.option("--memory", type=SizeType(), default=DEFAULT_MEMORY, show_default="1GiB", help="Memory budget."),
     click.option("--work-dir", type=_FOLDER, help="Scratch space (default: XDG cache folder)."),
 ]
-_AWS: Final = [
+_SQS: Final = [
+    click.option("--sqs-endpoint-url", help="Endpoint of SQS."),
+    click.option("--sqs-region", help="Region of the queue."),
+]
+S3: Final = [
     click.option("--profile", help="AWS profile."),
     click.option("--region", help="AWS region."),
     click.option("--endpoint-url", help="Endpoint of S3 and SQS."),
     click.option("--s3-endpoint-url", help="Endpoint of S3."),
-    click.option("--sqs-endpoint-url", help="Endpoint of SQS."),
-    click.option("--sqs-region", help="Region of the queue."),
     click.option("--no-sign-request", is_flag=True, help="Read S3 without credentials: public buckets."),
     click.option("--request-payer", type=click.Choice(["requester"]), help="Pay for the requests to S3."),
     click.option("--expected-bucket-owner", metavar="ACCOUNT", help="The account that must own the buckets read."),
@@ -150,12 +173,33 @@ _OUTPUT: Final = [
 ]
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command all options of the main job."""
-    groups = (_SOURCE, _SINK, _STATE, _SELECTION, _GUARDS, _RESOURCES, _AWS, _OUTPUT)
-    for option in reversed([option for group in groups for option in group]):
-        command = option(command)
-    return command
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def with_options(*groups: Sequence[Decorator]) -> Decorator:
+    """Gives a command groups of options."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+run_options: Final = with_options(
+    _SOURCE, _SINK, _STATE, _CHANGES, VERSIONS, FILTERS, _GUARDS, _CONCURRENCY, RESOURCES, S3, _SQS, _OUTPUT
+)
+"""Gives a command all options of the main job."""
+
+
+class OrderedPatterns(click.Command):
+    """A command that keeps the order of --include and --exclude, in its context's obj."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments."""
+        ctx.obj = patterns_in_order(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 def patterns_in_order(command: click.Command, context: click.Context, args: list[str]) -> tuple[Pattern, ...]:
@@ -182,8 +226,6 @@ def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunCon
     source, sink = _source(options), _sink(options)
     if isinstance(sink, StandardOutput) and options["json"]:
         raise click.UsageError("--json and --output - both need standard output: write the messages to a file")
-    if options["memory"] < MIN_MEMORY:
-        raise click.UsageError(f"--memory: at least {MIN_MEMORY // 1024**2}MiB are needed")
     try:
         return RunConfig(
             manifest=source,
@@ -194,8 +236,11 @@ def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunCon
             previous=options["previous"],
             pipeline=options["pipeline"],
             first_run=None if options["first_run"] is None else FirstRun(options["first_run"]),
+            replay=options["replay"],
+            known=options["known"],
+            on_late=OnLate(options["on_late"]),
             changes=options["changes"],
-            filters=_filters(options, patterns),
+            filters=filters(options, patterns),
             send_admitted=options["send_admitted"],
             versions=Versions(options["versions"]),
             max_shrink=options["max_shrink"],
@@ -205,14 +250,26 @@ def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunCon
             dry_run=options["dry_run"],
             concurrency=options["concurrency"],
             work_dir=options["work_dir"],
-            sizes=Sizes.within(options["memory"]),
-            aws=_aws(options),
+            sizes=sizes(options),
+            aws=aws(options),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-def _filters(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> Filters:
+def sizes(options: dict[str, Any]) -> Sizes:
+    """The sizes of the work within --memory.
+
+    Raises:
+        click.UsageError: It is too small.
+    """
+    if options["memory"] < MIN_MEMORY:
+        raise click.UsageError(f"--memory: at least {MIN_MEMORY // 1024**2}MiB are needed")
+    return Sizes.within(options["memory"])
+
+
+def filters(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> Filters:
+    """The filters that the options of FILTERS ask for, with the --include and --exclude in order."""
     # Those of the environment have no order among each other: excludes decide.
     given = {pattern.glob for pattern in patterns}
     includes = tuple(Pattern(glob, include=True) for glob in options["include"] if glob not in given)
@@ -259,13 +316,14 @@ def _sink(options: dict[str, Any]) -> SinkConfig:
     return StandardOutput() if output == "-" else JsonLinesFile(Path(output).absolute())
 
 
-def _aws(options: dict[str, Any]) -> AwsSettings:
+def aws(options: dict[str, Any]) -> AwsSettings:
+    """How AWS is reached, by the options of S3 and, where a command has them, of SQS."""
     return AwsSettings(
         profile=options["profile"],
         region=options["region"],
         s3_endpoint_url=options["s3_endpoint_url"] or options["endpoint_url"],
-        sqs_endpoint_url=options["sqs_endpoint_url"] or options["endpoint_url"],
-        sqs_region=options["sqs_region"],
+        sqs_endpoint_url=options.get("sqs_endpoint_url") or options["endpoint_url"],
+        sqs_region=options.get("sqs_region"),
         no_sign_request=options["no_sign_request"],
         request_payer=options["request_payer"] is not None,
         expected_bucket_owner=options["expected_bucket_owner"],

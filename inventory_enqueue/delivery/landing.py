@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from inventory_enqueue.aws import s3
 from inventory_enqueue.aws.session import s3_client
 from inventory_enqueue.config import AwsSettings, S3Arguments
-from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, PreflightError
+from inventory_enqueue.errors import DataFileGoneError, IntegrityError, InventoryUnavailableError, PreflightError
 from inventory_enqueue.manifest import FileFormat, InventoryFile, Manifest, check_checksum
 from inventory_enqueue.run import Delivery
 from inventory_enqueue.uris import Location, S3Url
@@ -88,11 +88,17 @@ class Landing:
             for number in numbers:
                 self._begin(delivery, number)
 
-    def land(self, delivery: Delivery, number: int) -> LandedFile:
+    def land(self, delivery: Delivery, number: int, *, verified: bool = True) -> LandedFile:
         """A verified local copy of a data file; the file itself where the delivery is local.
 
+        Args:
+            delivery: The delivery.
+            number: Of its file.
+            verified: Whether the MD5 of a local file is computed; one who looks only at rows that he knows needn't.
+
         Raises:
-            IntegrityError: It isn't there, or its size or MD5 isn't the manifest's.
+            DataFileGoneError: It isn't there.
+            IntegrityError: Its size or MD5 isn't the manifest's.
             PreflightError, StoppedError: S3 can't be read.
         """
         manifest = delivery.manifest
@@ -100,8 +106,29 @@ class Landing:
         if isinstance(delivery.location, S3Url):
             path = self._begin(delivery, number).result()
         else:
-            path = self._verify(_local_path(delivery.location, file), file)
+            path = _local_path(delivery.location, file)
+            if verified:
+                self._verify(path, file)
         return LandedFile(path, manifest.file_format, manifest.file_schema, manifest.source_bucket, file.key)
+
+    def fetch(self, location: Location) -> Path:
+        """A file that no manifest names, as a local path.
+
+        Raises:
+            InventoryUnavailableError: It isn't there.
+            PreflightError, StoppedError: S3 can't be read.
+        """
+        if isinstance(location, Path):
+            if not location.is_file():
+                raise InventoryUnavailableError("there is no such file", where=str(location))
+            return location
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        target = self._scratch / hashlib.sha256(str(location).encode()).hexdigest()
+        try:
+            s3.download(self.client, location, self.arguments, target)
+        except s3.ObjectNotFoundError as error:
+            raise InventoryUnavailableError("there is no such object", where=str(location)) from error
+        return target
 
     def release(self, delivery: Delivery, number: int) -> None:
         """Removes a downloaded copy; land() fetches it again."""
@@ -122,7 +149,7 @@ class Landing:
         # Checksums and numbers name the copy: no key from outside becomes a path.
         return self._scratch / delivery.manifest.md5 / f"{delivery.manifest.files[number].md5_checksum}-{number}"
 
-    def _verify(self, path: Path, file: InventoryFile) -> Path:
+    def _verify(self, path: Path, file: InventoryFile) -> None:
         """Checks a file in place; one that didn't change since isn't read again."""
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
@@ -131,7 +158,6 @@ class Landing:
                 md5 = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             _check(file, status.st_size, md5, where=str(path))
             self._verified[path] = stamp
-        return path
 
     def close(self) -> None:
         """Ends the downloads and closes the connections."""
@@ -187,7 +213,7 @@ class Landing:
                 denied = denied or error
         if denied is not None:
             raise denied
-        raise IntegrityError(
+        raise DataFileGoneError(
             f"the manifest names this data file, but it isn't there (nor at {S3Url(manifest_url.bucket, beside)}); "
             "a lifecycle rule may have removed it: take a newer delivery",
             where=str(candidates[0]),
@@ -216,7 +242,7 @@ def _local_path(manifest: Path, file: InventoryFile) -> Path:
     """Where a local delivery's data file is: by its key under a folder above the manifest, else near the manifest.
 
     Raises:
-        IntegrityError: It is nowhere.
+        DataFileGoneError: It is nowhere.
     """
     folder = manifest.parent
     # The key comes from outside. With `..`, from the root of the file system, or through hidden folders it could name
@@ -230,7 +256,7 @@ def _local_path(manifest: Path, file: InventoryFile) -> Path:
         with suppress(OSError):  # such as a name that is too long
             if candidate.is_file():
                 return candidate
-    raise IntegrityError(
+    raise DataFileGoneError(
         f"the manifest names the data file {file.key!r}, but it isn't under a folder above the manifest, nor near it "
         "(../data/, data/)",
         where=str(manifest),

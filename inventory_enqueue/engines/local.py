@@ -12,13 +12,16 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
     """Runs all tasks of a stage and yields their reports as they end.
 
     Enqueue tasks run one at a time, since each has `concurrency` requests in flight; the others `workers` at a time,
-    each with the memory that config.Sizes states. After an error no further task is begun;
+    each with the memory that config.Sizes states (of twice as many diff tasks, half compute and half wait for the
+    disk). After an error no further task is begun;
     those under way end early.
 
     Raises:
         InventoryEnqueueError, OSError: As the first task that failed.
     """
-    workers = 1 if stage is Stage.ENQUEUE else worker.run.runtime.sizes.workers
+    workers = {Stage.ENQUEUE: 1, Stage.DIFF: 2 * worker.run.runtime.sizes.workers}.get(
+        stage, worker.run.runtime.sizes.workers
+    )
     with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
         futures: list[Future[TaskReport]] = [
             pool.submit(run_task, worker, stage, number) for number in range(worker.run.plan.tasks(stage))

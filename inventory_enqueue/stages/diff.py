@@ -10,11 +10,9 @@ and where they agree the object is unchanged. What is left goes through the defi
 - duplicates: rows beyond one an identity. One candidate an identity: the admitted row that stands last in the delivery.
 """
 
-import itertools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -25,17 +23,19 @@ from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, adm
 from inventory_enqueue.index import IndexMeta, read_part, write_part
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Run
-from inventory_enqueue.stages.index import spill_path
-from inventory_enqueue.stages.spills import read_partition
+from inventory_enqueue.stages.spills import cut, from_batches, one_batch, read_partition, spill_path
 from inventory_enqueue.stages.worker import Worker
 
-NEW, CHANGED, NEWLY_ADMITTED = 0, 1, 2
+NEW, CHANGED, NEWLY_ADMITTED, DELETED = 0, 1, 2, 3
 """The codes of a candidate's change."""
+CHANGES: Final = {NEW: Change.NEW, CHANGED: Change.CHANGED, NEWLY_ADMITTED: Change.NEW, DELETED: Change.DELETED}
+"""What each of them is for the reader of a message: a key that is admitted only now is new to him."""
 
-CANDIDATE_SCHEMA = pa.schema(
-    [pa.field("row", pa.uint64(), nullable=False), pa.field("change", pa.uint8(), nullable=False)]
-)
+CANDIDATE_SCHEMA: Final = pl.Schema({"row": pl.UInt64, "change": pl.UInt8, "h": pl.UInt64, "other_row": pl.UInt64})
+"""A candidate as it is written: its position in a delivery, with h to tell that the row is still the same; and the
+position of what it replaced (or, where that is named, of what replaced it) in the other delivery, or null."""
 
+_CANDIDATES: Final = pl.DataFrame(schema=CANDIDATE_SCHEMA).to_arrow().schema
 _IDENTITY = ["h", "k"]
 _CONTENT = ["h", "k", "f"]
 
@@ -47,7 +47,8 @@ class Diff:
     counts: Counter[str]
     """Identities that are new, changed, newly_admitted, unchanged or deleted, and rows that are duplicates."""
     candidates: pl.DataFrame
-    """row (with its admitted bit) and change, one an identity that is new, changed or newly admitted."""
+    """One an identity that is new, changed, newly admitted or deleted: h, k, row (with its admitted bit; of the
+    baseline, if it is deleted), change, and previous_row, of the baseline."""
     index: pl.DataFrame
     """Today's contents, once each: the next baseline's partition. Their order has no meaning."""
 
@@ -105,7 +106,7 @@ def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
     """The definition, for rows of which nothing is assumed."""
     # Of equal contents the largest row is kept: an admitted one, if there is any, and the last in the delivery.
     contents = today.group_by(_CONTENT).agg(pl.col("row").max()).select(FINGERPRINT_SCHEMA.names())
-    known = baseline.group_by(_IDENTITY).agg(was_admitted=admitted().any())
+    known = baseline.group_by(_IDENTITY).agg(was_admitted=admitted().any(), previous_row=pl.col("row").max())
     known_contents = baseline.select(_CONTENT).unique().with_columns(known_content=pl.lit(value=True))
     identities = (
         contents.join(known_contents, on=_CONTENT, how="left")
@@ -117,7 +118,7 @@ def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
         .join(known, on=_IDENTITY, how="left")
         .with_columns(_change().alias("change"))
     )
-    deleted = known.join(contents, on=_IDENTITY, how="anti").height
+    deleted = known.join(contents, on=_IDENTITY, how="anti")
     of = dict(identities.group_by("change").len().iter_rows())
     counts = Counter(
         {
@@ -125,12 +126,24 @@ def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
             "changed": of.get(CHANGED, 0),
             "newly_admitted": of.get(NEWLY_ADMITTED, 0),
             "unchanged": of.get(None, 0),
-            "deleted": deleted,
+            "deleted": deleted.height,
             "duplicates": today.height - identities.height,
         }
     )
     row = pl.when(pl.col("change") == CHANGED).then("last_unknown").otherwise("last_row")
-    candidates = identities.filter(pl.col("change").is_not_null()).select(row.alias("row"), "change")
+    candidates = pl.concat(
+        [
+            identities.filter(pl.col("change").is_not_null()).select(
+                *_IDENTITY, row.alias("row"), "change", "previous_row"
+            ),
+            deleted.select(
+                *_IDENTITY,
+                pl.col("previous_row").alias("row"),
+                pl.lit(DELETED, pl.UInt8).alias("change"),
+                "previous_row",
+            ),
+        ]
+    )
     return Diff(counts, candidates, contents)
 
 
@@ -154,14 +167,16 @@ def run(worker: Worker, number: int) -> TaskReport:
         IntegrityError: A part of the baseline's index isn't what its meta.json says.
     """
     run = worker.run
-    today = read_partition(_spills(run, 0, len(run.plan.batches)), number)
-    result = diff(today, _baseline(run, number))
-    selected = _selected(run, result.candidates)
+    with worker.computing:
+        result = diff(_spilled(run, range(len(run.plan.batches)), number), _baseline(run, number))
+        selected = _selected(run, result.candidates)
+        unknown = selected.join(_spilled(run, run.plan.known_tasks, number), on=_IDENTITY, how="anti")
+    counts = result.counts + Counter(selected=unknown.height, known=selected.height - unknown.height)
     outputs = (
-        _write_candidates(run, number, selected),
+        _write_candidates(run, number, unknown),
         write_part(run.index_store, number, result.index),
     )
-    return TaskReport(Stage.DIFF, number, result.counts + Counter(selected=selected.height), outputs)
+    return TaskReport(Stage.DIFF, number, counts, outputs)
 
 
 def done(run: Run, report: TaskReport) -> bool:
@@ -177,48 +192,58 @@ def candidates_name(number: int) -> str:
 
 
 def _baseline(run: Run, number: int) -> pl.DataFrame:
-    if run.previous is not None:
-        first = len(run.plan.batches)
-        return read_partition(_spills(run, first, first + len(run.plan.previous_batches)), number)
+    if run.plan.indexes_previous:
+        return _spilled(run, run.plan.previous_tasks, number)
     if run.baseline is None:
         return pl.DataFrame(schema=FINGERPRINT_SCHEMA)
     meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
     return read_part(run.pipeline_store, run.baseline.index, meta, number, partition_bits=run.plan.partition_bits)
 
 
-def _spills(run: Run, first: int, end: int) -> list[Path]:
-    return [spill_path(run, number) for number in range(first, end)]
+def _spilled(run: Run, tasks: range, number: int) -> pl.DataFrame:
+    return read_partition([spill_path(run, task) for task in tasks], number)
 
 
 def _selected(run: Run, candidates: pl.DataFrame) -> pl.DataFrame:
-    """The candidates that are sent, by position in the delivery."""
-    codes = {Change.NEW: NEW, Change.CHANGED: CHANGED}
+    """The candidates that are sent, by position: `row` in their own delivery, `other_row` in the other one."""
+    codes = {Change.NEW: NEW, Change.CHANGED: CHANGED, Change.DELETED: DELETED}
     wanted = [codes[change] for change in run.selected_changes] + [NEWLY_ADMITTED] * run.sends_newly_admitted
+    other_row = pl.when(pl.col("change") == CHANGED).then(pl.col("previous_row") % ADMITTED_BIT)
     return (
         candidates.filter(admitted() & pl.col("change").is_in(wanted))
-        .select(position().alias("row"), "change")
+        .select(*_IDENTITY, position().alias("row"), "change", other_row=other_row)
         .sort("row")
     )
 
 
 def _write_candidates(run: Run, number: int, selected: pl.DataFrame) -> Output:
-    """Writes one record batch for each enqueue task, so that a task finds its own by number."""
+    """Writes one record batch for each current batch, then one for each previous batch.
+
+    The latter hold what is deleted and, where the run recalls that, what was before a change.
+    """
     name = candidates_name(number)
-    bounds = [selected["row"].search_sorted(row_base(batch[0])) for batch in run.plan.batches]
-    table = selected.to_arrow().cast(CANDIDATE_SCHEMA).combine_chunks()
-    with run.store.write_file(name) as path, pa.ipc.new_file(str(path), CANDIDATE_SCHEMA) as writer:
-        for start, end in _pairs([*bounds, selected.height]):
-            batches = table.slice(start, end - start).to_batches()
-            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=CANDIDATE_SCHEMA))
+    replaced = [selected.clear()]
+    if Change.CHANGED in run.plan.recalls:
+        changed = selected.filter(pl.col("change") == CHANGED)
+        replaced = [changed.with_columns(row="other_row", other_row="row")]
+    sides = (
+        (selected.filter(pl.col("change") != DELETED), run.plan.batches),
+        (
+            pl.concat([selected.filter(pl.col("change") == DELETED), *replaced]).sort("row"),
+            run.plan.previous_batches if run.plan.recalls else (),
+        ),
+    )
+    with run.store.write_file(name) as path, pa.ipc.new_file(str(path), _CANDIDATES) as writer:
+        for candidates, batches in sides:
+            for piece in cut(
+                candidates.select(CANDIDATE_SCHEMA.names()), "row", [row_base(batch[0]) for batch in batches]
+            ):
+                writer.write_batch(one_batch(piece, _CANDIDATES))
     return Output(name, run.store.path(name).stat().st_size, selected.height)
 
 
-def _pairs(bounds: Sequence[int]) -> list[tuple[int, int]]:
-    return list(itertools.pairwise(bounds))
-
-
 def read_candidates(run: Run, number: int) -> pl.DataFrame:
-    """The candidates of an enqueue task, from all partitions, by position in the delivery.
+    """The candidates of an enqueue task (or, past the current batches, of a recall task), by position.
 
     Raises:
         IntegrityError: A partition's file is missing or damaged.
@@ -231,6 +256,4 @@ def read_candidates(run: Run, number: int) -> pl.DataFrame:
                 batches.append(reader.get_batch(number))
         except (pa.ArrowException, OSError) as error:
             raise IntegrityError(f"the run's candidates can't be read: {error}", where=str(path)) from error
-    frame = pl.from_arrow(pa.Table.from_batches(batches, schema=CANDIDATE_SCHEMA))
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-    return frame.sort("row")
+    return from_batches(batches, _CANDIDATES).sort("row")

@@ -2,27 +2,23 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
-from typing import Final
 
 import polars as pl
 
 from inventory_enqueue import messages
 from inventory_enqueue.batching import Message, batches
-from inventory_enqueue.delivery.reading import read_selected
+from inventory_enqueue.config import OnLate
 from inventory_enqueue.errors import IntegrityError
-from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, Versions, row_base
-from inventory_enqueue.ledger import TaskLedger
-from inventory_enqueue.messages import MESSAGE_COLUMNS, MessageContext
+from inventory_enqueue.fingerprints import Versions
+from inventory_enqueue.ledger import Failure, TaskLedger
+from inventory_enqueue.messages import MessageContext
 from inventory_enqueue.report import Stage, TaskReport
 from inventory_enqueue.run import Run
 from inventory_enqueue.sending import Sender
-from inventory_enqueue.stages.diff import CHANGED, NEW, read_candidates
+from inventory_enqueue.stages.diff import CHANGES, NEW, read_candidates
+from inventory_enqueue.stages.recall import deleted_rows, read_back
+from inventory_enqueue.stages.recent import LATE, read_recent
 from inventory_enqueue.stages.worker import Worker
-
-LATE: Final = timedelta(days=7)
-"""A key that is new but was last modified longer than this before the baseline's creation has reappeared: a multipart
-upload can carry the date of its start, and an upload lasts at most so long in practice."""
 
 
 def run(worker: Worker, number: int) -> TaskReport:
@@ -34,13 +30,14 @@ def run(worker: Worker, number: int) -> TaskReport:
         StoppedError: The sink can't be reached any more; what it took is recorded.
     """
     run = worker.run
-    candidates = read_candidates(run, number)
+    candidates = _candidates(run, number)
     ledger = TaskLedger(run, number)
     left = candidates.join(_accounted(ledger), on="row", how="anti")
     counts: Counter[str] = Counter()
     sender = Sender(worker.sink, ledger, concurrency=run.runtime.concurrency)
     try:
-        sender.send_all(batches(_messages(worker, number, left, counts), worker.sink.limits))
+        rows = _without_late(run, ledger, full_rows(worker, number, left), counts)
+        sender.send_all(batches(_messages(worker, rows), worker.sink.limits))
     finally:
         ledger.close()
     counts += sender.counts
@@ -48,33 +45,41 @@ def run(worker: Worker, number: int) -> TaskReport:
     return TaskReport(Stage.ENQUEUE, number, counts)
 
 
-def read_back(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The full rows of candidates: MESSAGE_COLUMNS, row and change.
+def _candidates(run: Run, number: int) -> pl.DataFrame:
+    """A task's candidates; of the deleted ones, those that can be named."""
+    candidates = read_candidates(run, number)
+    if number < len(run.plan.batches):
+        return candidates
+    named = deleted_rows(run, number - len(run.plan.batches))
+    return candidates.join(named, on="row", how="semi")
 
-    Args:
-        worker: Its run's current delivery is read.
-        number: The batch.
-        candidates: row and change, sorted by row.
+
+def full_rows(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The full rows of an enqueue task's candidates: MESSAGE_COLUMNS, row and change.
+
+    From where they are to be had at least cost: what the recall stage read back, the recent rows that the index stage
+    kept, and the data files.
     """
     run = worker.run
-    for file in run.plan.batches[number]:
-        start = row_base(file)
-        ours = candidates.filter(pl.col("row").is_between(start, start + MAX_ROWS_PER_FILE - 1))
-        if ours.is_empty():
-            continue
-        landed = worker.landing.land(run.current, file)
-        for rows, positions in read_selected(landed, MESSAGE_COLUMNS, worker.room, ours["row"] - start):
-            yield rows.frame.with_columns(row=positions + start).join(ours, on="row", how="left", maintain_order="left")
-        if not worker.keeps_downloads:
-            worker.landing.release(run.current, file)
+    if number >= len(run.plan.batches):
+        deleted = deleted_rows(run, number - len(run.plan.batches))
+        yield deleted.join(candidates, on="row", how="inner", maintain_order="left")
+        return
+    found = []
+    for rows in read_recent(run, number):
+        recent = rows.join(candidates, on="row", how="inner", maintain_order="left")
+        if not recent.is_empty():
+            found.append(recent.select("row"))
+            yield recent
+    rest = candidates.join(pl.concat(found), on="row", how="anti", maintain_order="left") if found else candidates
+    yield from read_back(worker, run.current, run.plan.batches[number], rest)
 
 
 def build_messages(run: Run, rows: pl.DataFrame) -> Iterator[Message]:
-    """The messages of rows that read_back gave."""
+    """The messages of rows that full_rows gave."""
     manifest = run.current.manifest
     context = MessageContext(manifest.source_bucket, run.source_region, run.id, manifest.creation_timestamp)
-    change = pl.when(pl.col("change") == CHANGED).then(pl.lit("changed")).otherwise(pl.lit("new"))
-    rows = rows.with_columns(change.alias("change"))
+    rows = rows.with_columns(change=pl.col("change").replace_strict(CHANGES, return_dtype=pl.String))
     if run.versions is Versions.ALL:
         # The S3 API names the null version so; the inventory leaves it empty.
         rows = rows.with_columns(pl.col("version_id").fill_null("null"))
@@ -83,20 +88,50 @@ def build_messages(run: Run, rows: pl.DataFrame) -> Iterator[Message]:
         yield Message(row, key, body)
 
 
-def _messages(worker: Worker, number: int, left: pl.DataFrame, counts: Counter[str]) -> Iterator[Message]:
-    baseline = worker.run.baseline
-    for rows in read_back(worker, number, left):
-        if baseline is not None:
-            late = pl.col("last_modified_date") < baseline.creation_timestamp - LATE
-            counts["reappeared"] += rows.filter((pl.col("change") == NEW) & late).height
+def _messages(worker: Worker, frames: Iterator[pl.DataFrame]) -> Iterator[Message]:
+    for rows in frames:
         for message in build_messages(worker.run, rows):
             worker.check()
             yield message
 
 
+def _without_late(
+    run: Run, ledger: TaskLedger, frames: Iterator[pl.DataFrame], counts: Counter[str]
+) -> Iterator[pl.DataFrame]:
+    """Counts the rows that reappear and, unless they are sent, writes them down instead."""
+    if run.previous is None:
+        yield from frames
+        return
+    border = run.previous.manifest.creation_timestamp - LATE
+    is_late = (pl.col("change") == NEW) & (pl.col("last_modified_date") < border).fill_null(value=False)
+    for rows in frames:
+        late = rows.filter(is_late)
+        counts["reappeared"] += late.height
+        if run.on_late is OnLate.SEND:
+            yield rows
+            continue
+        ledger.record_late([_kept_back(message) for message in build_messages(run, late)])
+        yield rows.filter(~is_late)
+
+
+def _kept_back(message: Message) -> Failure:
+    return Failure(
+        row=message.row,
+        key=message.key,
+        code="Late",
+        message="it reappeared, and --on-late keeps it back",
+        sender_fault=False,
+        body=message.body,
+    )
+
+
 def _accounted(ledger: TaskLedger) -> pl.DataFrame:
     """The rows that earlier attempts settled."""
-    return pl.concat([_acknowledged(ledger), pl.DataFrame({"row": ledger.failed()}, schema={"row": pl.UInt64})])
+    return pl.concat([_acknowledged(ledger), _rows(ledger.failed()), _rows(ledger.late())])
+
+
+def _rows(numbers: list[int]) -> pl.DataFrame:
+    return pl.DataFrame({"row": numbers}, schema={"row": pl.UInt64})
 
 
 def _acknowledged(ledger: TaskLedger) -> pl.DataFrame:
@@ -112,11 +147,12 @@ def _account(ledger: TaskLedger, candidates: pl.DataFrame, *, where: str) -> Cou
         IntegrityError: A row is in none of them.
     """
     acknowledged = candidates.join(_acknowledged(ledger), on="row", how="semi")
-    failed = pl.DataFrame({"row": ledger.failed()}, schema={"row": pl.UInt64}).join(acknowledged, on="row", how="anti")
-    missing = candidates.height - acknowledged.height - failed.height
+    failed = _rows(ledger.failed()).join(acknowledged, on="row", how="anti")
+    late = _rows(ledger.late()).join(acknowledged, on="row", how="anti").unique()
+    missing = candidates.height - acknowledged.height - failed.height - late.height
     if missing:
         raise IntegrityError(
             f"{missing} of {candidates.height} selected keys were neither acknowledged nor refused; run it again",
             where=where,
         )
-    return Counter(sent=acknowledged.height, failed=failed.height)
+    return Counter(sent=acknowledged.height, failed=failed.height, late=late.height)

@@ -6,7 +6,9 @@ partition's slice of every round, out of all files. There are as many files as i
 partitions.
 """
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, partition
+from inventory_enqueue.report import Output
+from inventory_enqueue.run import Run
 
 _ARROW_SCHEMA: Final = pl.DataFrame(schema=FINGERPRINT_SCHEMA).to_arrow().schema
 _BOUNDS: Final = b"bounds"
@@ -25,20 +29,21 @@ _BYTE: Final = 8
 class SpillWriter:
     """Collects fingerprints and writes a round whenever there are enough."""
 
-    def __init__(self, path: Path, *, partition_bits: int, rows_per_round: int) -> None:
-        """Creates the file.
-
-        Args:
-            path: Where.
-            partition_bits: 2 ** bits partitions.
-            rows_per_round: Fingerprints that are held in memory, 28 bytes each, three times while a round is written.
-        """
-        self._bits = partition_bits
-        self._rows_per_round = rows_per_round
+    def __init__(self, run: Run, number: int) -> None:
+        """Creates the file of an index task; it is there under its name when the block ends without an error."""
+        self._bits = run.plan.partition_bits
+        self._rows_per_round = run.runtime.sizes.rows_per_spill
         self._pending: list[pl.DataFrame] = []
-        self._pending_rows = 0
-        self._writer = pa.ipc.new_file(str(path), _ARROW_SCHEMA)
-        self.rows = 0
+        self._pending_rows = self._rows = 0
+        self._path = spill_path(run, number)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = self._path.with_suffix(".part")
+        self._writer = pa.ipc.new_file(str(self._part), _ARROW_SCHEMA)
+
+    @property
+    def output(self) -> Output:
+        """The file, once it is complete."""
+        return Output(self._path.name, self._path.stat().st_size, self._rows)
 
     def add(self, fingerprints: pl.DataFrame) -> None:
         """Takes fingerprints of any partitions."""
@@ -60,17 +65,24 @@ class SpillWriter:
                 self._write_round()
         finally:
             self._writer.close()
+        if error is None:
+            self._part.replace(self._path)
 
     def _write_round(self) -> None:
         frame = pl.concat(self._pending, rechunk=True)
         self._pending, self._pending_rows = [], 0
-        self.rows += frame.height
+        self._rows += frame.height
         numbers = frame.with_columns(partition=partition(self._bits))["partition"]
         order = _order(numbers, self._bits)
         ordered = frame.to_arrow().to_batches()[0].take(order)
         first_of_each = pl.int_range(1 << self._bits, dtype=pl.UInt32, eager=True)
         bounds = [*numbers[pl.Series(order)].search_sorted(first_of_each).to_list(), frame.height]
         self._writer.write_batch(ordered, custom_metadata={_BOUNDS: json.dumps(bounds).encode()})
+
+
+def spill_path(run: Run, number: int) -> Path:
+    """Where an index task leaves its fingerprints."""
+    return run.scratch / "spills" / f"{number:05d}.arrow"
 
 
 def _order(numbers: pl.Series, bits: int) -> "pa.Array[Any]":
@@ -98,6 +110,23 @@ def read_partition(paths: list[Path], number: int) -> pl.DataFrame:
                 batch, metadata = reader.get_batch_with_custom_metadata(round_)
                 start, end = json.loads(metadata[_BOUNDS])[number : number + 2]
                 slices.append(batch.slice(start, end - start))
-    frame = pl.from_arrow(pa.Table.from_batches(slices, schema=_ARROW_SCHEMA), rechunk=True)
+    return from_batches(slices, _ARROW_SCHEMA)
+
+
+def from_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pl.DataFrame:
+    """Record batches as one frame, in one piece."""
+    frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=True)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
     return frame
+
+
+def one_batch(frame: pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
+    """A frame as one record batch."""
+    batches = frame.rechunk().to_arrow().cast(schema).combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def cut(frame: pl.DataFrame, column: str, starts: Sequence[int]) -> list[pl.DataFrame]:
+    """Cuts a frame that is sorted by a column: piece n holds what is from starts[n] on, and before the next start."""
+    bounds = [*(int(frame[column].search_sorted(start)) for start in starts), frame.height]
+    return [frame[first:end] for first, end in itertools.pairwise(bounds)]

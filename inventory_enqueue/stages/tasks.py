@@ -7,17 +7,19 @@ from typing import Final
 
 from inventory_enqueue.report import Stage, TaskReport
 from inventory_enqueue.run import Run
-from inventory_enqueue.stages import diff, enqueue, index
+from inventory_enqueue.stages import diff, enqueue, index, recall
 from inventory_enqueue.stages.worker import Worker
 
 _TASKS: Final[Mapping[Stage, Callable[[Worker, int], TaskReport]]] = {
     Stage.INDEX: index.run,
     Stage.DIFF: diff.run,
+    Stage.RECALL: recall.run,
     Stage.ENQUEUE: enqueue.run,
 }
 _DONE: Final[Mapping[Stage, Callable[[Run, TaskReport], bool]]] = {
     Stage.INDEX: index.done,
     Stage.DIFF: diff.done,
+    Stage.RECALL: recall.done,
     Stage.ENQUEUE: lambda _run, _report: True,
 }
 

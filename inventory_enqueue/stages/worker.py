@@ -2,13 +2,12 @@
 
 import shutil
 from functools import cached_property
-from threading import Event
+from threading import BoundedSemaphore, Event
 
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.delivery.reading import Room
 from inventory_enqueue.errors import StoppedError
-from inventory_enqueue.report import Stage
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
@@ -22,6 +21,8 @@ class Worker:
         """Makes it; connections are made when they are first used."""
         self.run = run
         self.room = Room(run.runtime.sizes.bytes_decoded)
+        self.computing = BoundedSemaphore(run.runtime.sizes.workers)
+        """Held by a diff task until it only writes: disks are waited for by more tasks than there are cores."""
         self._stop = Event()
 
     def stop(self) -> None:
@@ -30,8 +31,8 @@ class Worker:
 
     def fetch_ahead(self, number: int) -> None:
         """Begins to download the files of an index task, and those of the tasks that come next: one for each worker."""
-        last = min(number + self.run.runtime.sizes.workers, self.run.plan.tasks(Stage.INDEX) - 1)
-        for task in range(number, last + 1):
+        end = min(number + self.run.runtime.sizes.workers + 1, self.run.delivery_tasks)
+        for task in range(number, end):
             self.landing.prefetch(*self.run.batch(task))
 
     @cached_property
@@ -42,8 +43,7 @@ class Worker:
         """
         scratch = self.run.scratch
         scratch.mkdir(parents=True, exist_ok=True)
-        previous = 0 if self.run.previous is None else self.run.previous.manifest.total_bytes
-        return self.run.current.manifest.total_bytes + previous < shutil.disk_usage(scratch).free // 2
+        return self.run.bytes_to_read < shutil.disk_usage(scratch).free // 2
 
     def check(self) -> None:
         """Called by the tasks between two batches of rows.
