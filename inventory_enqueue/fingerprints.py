@@ -19,7 +19,6 @@ xxh3 isn't safe against chosen input, so each state has random seeds.
 """
 
 import secrets
-from array import array
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -27,7 +26,6 @@ from typing import Any, Final
 
 import polars as pl
 import polars_hash  # noqa: F401 - gives expressions the namespace nchash
-import pyarrow as pa
 
 from inventory_enqueue.errors import IntegrityError
 
@@ -46,6 +44,7 @@ MAX_ROWS_PER_FILE: Final = 1 << FILE_SHIFT
 
 _IDENTITY_BITS: Final = 64
 _KEPT_OF_K: Final = 1 << 32
+_FACTORS: Final = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 _NO_SIZE: Final = (1 << 64) - 1
 _GOLDEN_ROWS: Final = pl.DataFrame(
     {
@@ -144,13 +143,15 @@ def _xxh3_64(text: pl.Expr, seed: int) -> pl.Expr:
     return text.nchash.xxh3_64(seed=seed)  # type: ignore[attr-defined,no-any-return]
 
 
-def digest(data: bytes | pa.Buffer) -> str:
-    """xxh3_64 of bytes, in hex: tells a damaged file, at a third of what SHA-256 costs."""
-    buffer = pa.py_buffer(data)
-    ends = pa.py_buffer(array("q", [0, len(buffer)]))
-    whole = pl.from_arrow(pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, buffer]))
-    assert isinstance(whole, pl.Series)  # noqa: S101 - from_arrow's type also covers a table
-    return f"{whole.to_frame('data').select(_xxh3_64(pl.col('data'), 0)).item():016x}"
+def checksum(fingerprints: pl.DataFrame) -> str:
+    """64 bits over a frame of FINGERPRINT_SCHEMA, in hex, whatever the order of its rows: tells damaged ones.
+
+    The sum of a product of each row's values: four times as fast as a hash over the bytes, and enough against decay. It
+    is no protection against somebody who forges rows.
+    """
+    a, b, c = (pl.lit(factor, pl.UInt64) for factor in _FACTORS)
+    row = (pl.col("h") * a + pl.col("k").cast(pl.UInt64)) ^ (pl.col("f") * b + pl.col("row"))
+    return f"{fingerprints.select((row * c).sum()).item():016x}"
 
 
 def identity_columns(versions: Versions) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from inventory_enqueue import documents
+from inventory_enqueue.arrow import from_batches, one_batch
 from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError
-from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions, digest, partition
+from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions, checksum, partition
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run, index_folder
@@ -27,7 +28,6 @@ START_ANEW: Final = (
     "(sends nothing) or all (sends everything)"
 )
 _SCHEMA: Final = pl.DataFrame(schema=FINGERPRINT_SCHEMA).to_arrow().schema
-_EMPTY: Final = pa.RecordBatch.from_pylist([], schema=_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,24 @@ def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
         data = store.get(name)
     except FileNotFoundError as error:
         raise IntegrityError(f"this part of the baseline's index is gone: {advice}", where=where) from error
-    if len(data) != part.size or digest(data) != part.xxh3:
-        raise IntegrityError(
-            f"this part of the baseline's index was altered (size or hash differs): {advice}", where=where
-        )
-    with pa.ipc.open_file(pa.py_buffer(data)) as reader:
-        frame = pl.from_arrow(reader.read_all(), rechunk=True)
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-    return frame.match_to_schema(FINGERPRINT_SCHEMA)
+    try:
+        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+            frame = from_batches([reader.get_batch(0)], _SCHEMA)
+    except pa.ArrowException as error:
+        raise IntegrityError(f"this part of the baseline's index can't be read: {advice}", where=where) from error
+    if len(data) != part.size or checksum(frame) != part.checksum:
+        altered = "this part of the baseline's index was altered (size or checksum differs)"
+        raise IntegrityError(f"{altered}: {advice}", where=where)
+    return frame
 
 
 def write_part(store: LocalStore, number: int, fingerprints: pl.DataFrame) -> Output:
     """Writes a part into the store of a run's index."""
     name = f"{number:05d}.arrow"
-    (batch,) = fingerprints.rechunk().to_arrow().to_batches() or [_EMPTY]
     with store.write_file(name) as path:
-        with pa.ipc.new_file(str(path), batch.schema) as writer:
-            writer.write_batch(batch)
-        with pa.memory_map(str(path)) as file:
-            data = file.read_buffer()
-            return Output(name, len(data), fingerprints.height, digest(data))
+        with pa.ipc.new_file(str(path), _SCHEMA) as writer:
+            writer.write_batch(one_batch(fingerprints, _SCHEMA))
+        return Output(name, path.stat().st_size, fingerprints.height, checksum(fingerprints))
 
 
 def write_meta(store: LocalStore, run: Run, meta: IndexMeta) -> None:

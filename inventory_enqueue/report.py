@@ -34,12 +34,12 @@ class Output:
     size: int
     """Bytes."""
     rows: int
-    xxh3: str | None = None
-    """fingerprints.digest of its bytes, where it is to last."""
+    checksum: str | None = None
+    """fingerprints.checksum of what it holds, where that is to last."""
 
     def to_json(self) -> dict[str, Any]:
         """As a task's report and an index's meta.json hold it."""
-        return {"name": self.name, "rows": self.rows, "size": self.size, "xxh3": self.xxh3}
+        return {"name": self.name, "rows": self.rows, "size": self.size, "checksum": self.checksum}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`inventory-enqueue`: the main job, and the verbs beside it."""
 
+import gc
 import json
 import sys
 import traceback
@@ -62,6 +63,9 @@ cli.add_command(inventories)
 def main() -> NoReturn:
     """The console script."""
     signals.listen()
+    # What is imported stays, and rows are no cycles: the collector needn't look at either again and again.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
     cli(prog_name="inventory-enqueue")
     sys.exit(0)
 

@@ -143,7 +143,12 @@ def _within(positions: pl.Series, start: int, rows: int) -> pl.Series:
 
 
 def _taken(piece: pl.DataFrame | pa.RecordBatch, positions: pl.Series) -> pl.DataFrame | pa.RecordBatch:
-    return piece[positions] if isinstance(piece, pl.DataFrame) else piece.take(positions.to_arrow())
+    if isinstance(piece, pa.RecordBatch):
+        return piece.take(positions.to_arrow())
+    # polars' texts are views into what was decoded: a few of them would keep a whole row group in memory.
+    frame = pl.from_arrow(piece[positions].to_arrow(compat_level=pl.CompatLevel.oldest()))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+    return frame
 
 
 def _rows(

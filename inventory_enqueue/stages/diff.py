@@ -17,13 +17,14 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
+from inventory_enqueue.arrow import cut, from_batches
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, admitted, position, row_base
-from inventory_enqueue.index import IndexMeta, read_part, write_part
+from inventory_enqueue.index import read_part, write_part
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Run
-from inventory_enqueue.stages.spills import cut, from_batches, one_batch, read_partition, spill_path
+from inventory_enqueue.stages.spills import read_partition, spill_path
 from inventory_enqueue.stages.worker import Worker
 
 NEW, CHANGED, NEWLY_ADMITTED, DELETED = 0, 1, 2, 3
@@ -168,7 +169,7 @@ def run(worker: Worker, number: int) -> TaskReport:
     """
     run = worker.run
     with worker.computing:
-        result = diff(_spilled(run, range(len(run.plan.batches)), number), _baseline(run, number))
+        result = diff(_spilled(run, range(len(run.plan.batches)), number), _baseline(worker, number))
         selected = _selected(run, result.candidates)
         unknown = selected.join(_spilled(run, run.plan.known_tasks, number), on=_IDENTITY, how="anti")
     counts = result.counts + Counter(selected=unknown.height, known=selected.height - unknown.height)
@@ -191,13 +192,11 @@ def candidates_name(number: int) -> str:
     return f"candidates/{number:05d}.arrow"
 
 
-def _baseline(run: Run, number: int) -> pl.DataFrame:
-    if run.plan.indexes_previous:
+def _baseline(worker: Worker, number: int) -> pl.DataFrame:
+    run, index = worker.run, worker.baseline_index
+    if index is None or run.baseline is None:
         return _spilled(run, run.plan.previous_tasks, number)
-    if run.baseline is None:
-        return pl.DataFrame(schema=FINGERPRINT_SCHEMA)
-    meta = IndexMeta.load(run.pipeline_store, run.baseline.index)
-    return read_part(run.pipeline_store, run.baseline.index, meta, number, partition_bits=run.plan.partition_bits)
+    return read_part(run.pipeline_store, run.baseline.index, index, number, partition_bits=run.plan.partition_bits)
 
 
 def _spilled(run: Run, tasks: range, number: int) -> pl.DataFrame:
@@ -235,10 +234,9 @@ def _write_candidates(run: Run, number: int, selected: pl.DataFrame) -> Output:
     )
     with run.store.write_file(name) as path, pa.ipc.new_file(str(path), _CANDIDATES) as writer:
         for candidates, batches in sides:
-            for piece in cut(
-                candidates.select(CANDIDATE_SCHEMA.names()), "row", [row_base(batch[0]) for batch in batches]
-            ):
-                writer.write_batch(one_batch(piece, _CANDIDATES))
+            starts = [row_base(batch[0]) for batch in batches]
+            for piece in cut(candidates.select(CANDIDATE_SCHEMA.names()), "row", starts, _CANDIDATES):
+                writer.write_batch(piece)
     return Output(name, run.store.path(name).stat().st_size, selected.height)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 import polars as pl
 
@@ -19,6 +20,9 @@ from inventory_enqueue.stages.diff import CHANGES, NEW, read_candidates
 from inventory_enqueue.stages.recall import deleted_rows, read_back
 from inventory_enqueue.stages.recent import LATE, read_recent
 from inventory_enqueue.stages.worker import Worker
+
+_MESSAGES_AT_ONCE: Final = 10_000
+"""Bodies that are made at a time: about 7 MB."""
 
 
 def run(worker: Worker, number: int) -> TaskReport:
@@ -84,15 +88,14 @@ def build_messages(run: Run, rows: pl.DataFrame) -> Iterator[Message]:
         # The S3 API names the null version so; the inventory leaves it empty.
         rows = rows.with_columns(pl.col("version_id").fill_null("null"))
     bodies = messages.bodies(rows, run.message_format, context)
-    for row, key, body in zip(rows["row"], rows["key"], bodies, strict=True):
-        yield Message(row, key, body)
+    yield from map(Message, rows["row"].to_list(), rows["key"].to_list(), bodies.to_list())
 
 
 def _messages(worker: Worker, frames: Iterator[pl.DataFrame]) -> Iterator[Message]:
     for rows in frames:
-        for message in build_messages(worker.run, rows):
+        for piece in rows.iter_slices(_MESSAGES_AT_ONCE):
             worker.check()
-            yield message
+            yield from build_messages(worker.run, piece)
 
 
 def _without_late(

@@ -13,15 +13,16 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
+from inventory_enqueue.arrow import cut, one_batch
+from inventory_enqueue.config import Change, MessageFormat
 from inventory_enqueue.delivery.reading import read_selected
 from inventory_enqueue.errors import DataFileGoneError, IntegrityError
-from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
+from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, identity_columns, row_base
 from inventory_enqueue.messages import MESSAGE_COLUMNS
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Delivery, Run
 from inventory_enqueue.stages.diff import CANDIDATE_SCHEMA, DELETED, read_candidates
 from inventory_enqueue.stages.recent import ROWS_SCHEMA, read_rows_file
-from inventory_enqueue.stages.spills import cut, one_batch
 from inventory_enqueue.stages.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def run(worker: Worker, number: int) -> TaskReport:
     counts: Counter[str] = Counter()
     try:
         files = run.plan.previous_batches[number]
-        rows = pl.concat([empty, *read_back(worker, run.previous, files, candidates, verified=False)])
+        found = read_back(worker, run.previous, files, candidates, columns=_columns(run), verified=False)
+        rows = pl.concat([empty, *found], how="diagonal")
     except DataFileGoneError as error:
         rows = empty
         counts["deleted_gone"] = candidates.filter(pl.col("change") == DELETED).height
@@ -55,10 +57,18 @@ def run(worker: Worker, number: int) -> TaskReport:
     with pa.ipc.new_file(str(part), _RECALLED) as writer:
         changed = rows.filter(pl.col("change") != DELETED).sort("other_row")
         starts = [row_base(batch[0]) for batch in run.plan.batches]
-        for piece in (rows.filter(pl.col("change") == DELETED), *cut(changed, "other_row", starts)):
-            writer.write_batch(one_batch(piece.select(_RECALLED.names), _RECALLED))
+        deleted = rows.filter(pl.col("change") == DELETED).select(_RECALLED.names)
+        writer.write_batch(one_batch(deleted, _RECALLED))
+        for piece in cut(changed.select(_RECALLED.names), "other_row", starts, _RECALLED):
+            writer.write_batch(piece)
     part.replace(path)
     return TaskReport(Stage.RECALL, number, counts, (Output(path.name, path.stat().st_size, rows.height),))
+
+
+def _columns(run: Run) -> Sequence[str]:
+    """What is needed of a row: of a deleted object, an event says no more than its identity."""
+    full = Change.CHANGED in run.plan.recalls or run.message_format is not MessageFormat.S3_EVENT
+    return MESSAGE_COLUMNS if full else identity_columns(run.versions)
 
 
 def done(run: Run, report: TaskReport) -> bool:
@@ -86,16 +96,23 @@ def replaced_rows(run: Run, batch: int) -> pl.DataFrame:
     return pl.concat(frames).drop("row").rename({"other_row": "row"})
 
 
-def read_back(
-    worker: Worker, delivery: Delivery, files: Sequence[int], candidates: pl.DataFrame, *, verified: bool = True
+def read_back(  # noqa: PLR0913 - the last two have defaults
+    worker: Worker,
+    delivery: Delivery,
+    files: Sequence[int],
+    candidates: pl.DataFrame,
+    *,
+    columns: Sequence[str] = MESSAGE_COLUMNS,
+    verified: bool = True,
 ) -> Iterator[pl.DataFrame]:
-    """The full rows of candidates, by position: MESSAGE_COLUMNS, and the candidates' own columns.
+    """The rows of candidates, by position: the columns, and the candidates' own ones.
 
     Args:
         worker: Its run's scheme tells whether a row is still the one that was indexed.
         delivery: Whose rows are read.
         files: Of the delivery.
         candidates: Of diff.CANDIDATE_SCHEMA, sorted by row.
+        columns: Of schema.OBJECT_SCHEMA.
         verified: As for Landing.land.
 
     Raises:
@@ -110,7 +127,7 @@ def read_back(
             continue
         landed = worker.landing.land(delivery, file, verified=verified)
         found = 0
-        for rows, positions in read_selected(landed, MESSAGE_COLUMNS, worker.room, ours["row"] - start):
+        for rows, positions in read_selected(landed, columns, worker.room, ours["row"] - start):
             chosen = rows.frame.with_columns(h, row=positions + start)
             frame = chosen.join(ours, on="row", how="left", maintain_order="left")
             if not frame.select(pl.col("h").eq_missing(pl.col("h_now")).all()).item():

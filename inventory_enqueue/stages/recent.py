@@ -14,11 +14,11 @@ from typing import Final, Self
 import polars as pl
 import pyarrow as pa
 
+from inventory_enqueue.arrow import one_batch
 from inventory_enqueue.fingerprints import admitted, position
 from inventory_enqueue.messages import MESSAGE_COLUMNS
 from inventory_enqueue.run import Run
 from inventory_enqueue.schema import OBJECT_SCHEMA
-from inventory_enqueue.stages.spills import one_batch
 
 LATE: Final = timedelta(days=7)
 """A key that is new but was last modified longer than this before the previous delivery has reappeared: a multipart

@@ -6,9 +6,7 @@ partition's slice of every round, out of all files. There are as many files as i
 partitions.
 """
 
-import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from inventory_enqueue.arrow import from_batches
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, partition
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run
@@ -111,22 +110,3 @@ def read_partition(paths: list[Path], number: int) -> pl.DataFrame:
                 start, end = json.loads(metadata[_BOUNDS])[number : number + 2]
                 slices.append(batch.slice(start, end - start))
     return from_batches(slices, _ARROW_SCHEMA)
-
-
-def from_batches(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pl.DataFrame:
-    """Record batches as one frame, in one piece."""
-    frame = pl.from_arrow(pa.Table.from_batches(batches, schema=schema), rechunk=True)
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
-    return frame
-
-
-def one_batch(frame: pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
-    """A frame as one record batch."""
-    batches = frame.rechunk().to_arrow().cast(schema).combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)
-
-
-def cut(frame: pl.DataFrame, column: str, starts: Sequence[int]) -> list[pl.DataFrame]:
-    """Cuts a frame that is sorted by a column: piece n holds what is from starts[n] on, and before the next start."""
-    bounds = [*(int(frame[column].search_sorted(start)) for start in starts), frame.height]
-    return [frame[first:end] for first, end in itertools.pairwise(bounds)]

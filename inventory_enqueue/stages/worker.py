@@ -8,6 +8,7 @@ from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.delivery.reading import Room
 from inventory_enqueue.errors import StoppedError
+from inventory_enqueue.index import IndexMeta
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
@@ -53,6 +54,17 @@ class Worker:
         """
         if self._stop.is_set():
             raise StoppedError("the run was stopped; run the same command again: it goes on with what is left")
+
+    @cached_property
+    def baseline_index(self) -> IndexMeta | None:
+        """What the baseline's index is, where the run compares with it.
+
+        Raises:
+            InventoryUnavailableError, IntegrityError: It can't be used.
+        """
+        if self.run.baseline is None or self.run.plan.indexes_previous:
+            return None
+        return IndexMeta.load(self.run.pipeline_store, self.run.baseline.index)
 
     @cached_property
     def landing(self) -> Landing:
