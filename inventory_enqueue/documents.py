@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from inventory_enqueue.errors import IntegrityError
+from inventory_enqueue.errors import IntegrityError, NewerFormatError
 
 FORMAT_VERSION: Final = 1
 
@@ -30,7 +30,8 @@ def parse(data: bytes, build: Callable[[dict[str, Any]], T], *, where: str) -> T
         where: The file, for errors.
 
     Raises:
-        IntegrityError: It is no such file, it is damaged, or a newer version of this program wrote it.
+        NewerFormatError: A newer version of this program wrote it.
+        IntegrityError: It is no such file, or it is damaged.
     """
     try:
         document = json.loads(data)
@@ -39,7 +40,7 @@ def parse(data: bytes, build: Callable[[dict[str, Any]], T], *, where: str) -> T
             return build(document)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise damaged(where) from error
-    raise IntegrityError(
+    raise NewerFormatError(
         f"its format_version is {str(version)[:20]}, this version knows {FORMAT_VERSION}: a newer inventory-enqueue "
         "wrote it; upgrade this one",
         where=where,

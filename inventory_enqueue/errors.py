@@ -28,6 +28,11 @@ class InventoryEnqueueError(Exception):
         self.message = message
         self.where = where
 
+    @property
+    def kind(self) -> str:
+        """The name of its class in the tree above: those that only refine one of them go by its name in reports."""
+        return next(cls.__name__ for cls in type(self).__mro__ if "exit_code" in vars(cls))
+
 
 class PreflightError(InventoryEnqueueError):
     """Credentials, a permission or the configuration keeps the run from starting or going on."""
@@ -55,6 +60,10 @@ class IntegrityError(InventoryEnqueueError):
 
 class DataFileGoneError(IntegrityError):
     """A data file that a manifest names isn't there."""
+
+
+class NewerFormatError(IntegrityError):
+    """A newer version of this program wrote the file."""
 
 
 class ChecksumMismatchError(IntegrityError):

@@ -15,7 +15,7 @@ from inventory_enqueue.config import Change, FirstRun, RunConfig, Sizes, SqsQueu
 from inventory_enqueue.delivery.finding import manifest_location
 from inventory_enqueue.delivery.known_keys import is_key_file
 from inventory_enqueue.delivery.landing import Landing
-from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, RefusedError
+from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, NewerFormatError, RefusedError
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
 from inventory_enqueue.index import INDEX_GONE, START_ANEW, IndexMeta, read_manifest_copy
 from inventory_enqueue.manifest import InventoryFile, Manifest
@@ -107,6 +107,8 @@ def _compared(job: Job, baseline: Baseline | None) -> _Compared:
     try:
         index = IndexMeta.load(store, baseline.index)
         index.check_parts(store, baseline.index)
+    except NewerFormatError:
+        raise
     except (InventoryUnavailableError, IntegrityError) as error:
         _log.warning("%s: it is made again from %s", error, baseline.manifest_uri)
         index = None
@@ -126,7 +128,10 @@ def _baseline_delivery(job: Job, store: LocalStore, baseline: Baseline) -> Deliv
     try:
         found = job.landing.open(location)
     except (InventoryUnavailableError, IntegrityError) as error:
-        raise InventoryUnavailableError(f"{INDEX_GONE}, and so is its manifest ({error}): {START_ANEW}") from error
+        raise InventoryUnavailableError(
+            f"{INDEX_GONE}, and so is the manifest that it was made from ({error.message}): {START_ANEW}",
+            where=baseline.manifest_uri,
+        ) from error
     if found.manifest.md5 != baseline.manifest_md5:
         raise InventoryUnavailableError(
             f"{INDEX_GONE}, and its manifest was overwritten since: {START_ANEW}", where=baseline.manifest_uri

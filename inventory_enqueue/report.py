@@ -125,7 +125,7 @@ class RunReport:
             case _:
                 self.status = Status.FAILED
         self.exit_code = error.exit_code
-        self.error = {"type": type(error).__name__, "message": error.message, "where": error.where}
+        self.error = {"type": error.kind, "message": error.message, "where": error.where}
 
     def crash(self, error: Exception) -> None:
         """Takes an error over that nobody expected."""

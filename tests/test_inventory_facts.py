@@ -958,7 +958,7 @@ class TestASeriousReader:
             case _:
                 second.write_bytes(first.read_bytes())
         error = refused(daily, manifest, first_run="all")
-        assert (type(error), error.exit_code) == (IntegrityError, 7)
+        assert (error.kind, error.exit_code) == ("IntegrityError", 7)
         assert second.name in str(error)
         second.write_bytes(data)
         assert keys(daily.everything(manifest)) == Counter("ab")

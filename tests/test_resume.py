@@ -51,7 +51,7 @@ SEND_BATCH = "inventory_enqueue.sinks.sqs:SqsSink.send"
 RENAME = "pathlib:Path.replace"
 STAGE = "inventory_enqueue.engines.local:run_stage"
 TASK_REPORT = "inventory_enqueue.run:Run.save_task_report"
-WRITE_META = "inventory_enqueue.pipeline:write_meta"
+WRITE_META = "inventory_enqueue.execution:write_meta"
 COMMIT = "inventory_enqueue.ledger:Ledger.commit"
 END = "inventory_enqueue.ledger:Ledger.end"
 
@@ -76,7 +76,7 @@ BEFORE_ALL_IS_SENT = {
     # After an index task, a diff task and a batch are recorded: see MIDDLES.
 }
 AFTER_ALL_IS_SENT = {
-    "the enqueue stage is done": Moment("inventory_enqueue.pipeline:check_sent"),
+    "the enqueue stage is done": Moment("inventory_enqueue.execution:check_sent"),
     "the new index has no meta.json": Moment(WRITE_META),
     "meta.json is under its temporary name": Moment(RENAME, about="meta.json"),
     "the new index is complete": Moment(WRITE_META, "after"),
@@ -215,9 +215,9 @@ REFUSED = Counter(key.encode() for key in NEW[::4])
 WITH_FAILURES = {
     "an answer with failures isn't recorded": Moment(RECORD, call=3),
     "of an answer, the acknowledgements are recorded and the failures aren't": Moment(
-        "inventory_enqueue.ledger:TaskLedger._failures_log", call=3
+        "inventory_enqueue.ledger:TaskLedger._append", call=3
     ),
-    "the failures file is next": Moment("inventory_enqueue.pipeline:_write_failures"),
+    "the failures file is next": Moment("inventory_enqueue.execution:_write_lines"),
     "the failures file is under its temporary name": Moment(RENAME, about="failures.jsonl"),
 }
 
@@ -274,10 +274,10 @@ def test_finished_tasks_are_not_repeated(seeded: Pipeline, days: Days) -> None:
     folders = ("tasks", "candidates", "spills", seeded.unfinished.name, "00000")
     before = stamps(seeded, *folders)
     names = Counter(Path(path).parent.name for path in before)
-    assert names == {"tasks": FILES + 2 + 1, "candidates": 2, "spills": FILES, seeded.unfinished.name: 4, "00000": 1}
+    assert names == {"tasks": FILES + 2 + 1, "candidates": 2, "spills": FILES, seeded.unfinished.name: 5, "00000": 1}
     seeded.killed(Moment(COMMIT), days.second)
     after = stamps(seeded, *folders)
-    rewritten = {f"{seeded.unfinished}/run.json", f"{seeded.unfinished}/manifest.json"}
+    rewritten = {f"{seeded.unfinished}/{name}.json" for name in ("run", "manifest", "previous-manifest")}
     changed = {path for path, stamp in before.items() if after[path] != stamp}
     assert changed <= rewritten
     assert {Path(path).name for path in after.keys() - before.keys() if Path(path).parent.name == "tasks"} == {
@@ -592,7 +592,7 @@ KILLS = 14
 def stage_of(log: Path) -> Stage | None:
     """Name the stage that a run had come to, by what it printed at the end of each; None after the last one."""
     ended = sum(line.startswith((b"index: ", b"diff: ", b"enqueue: ")) for line in log.read_bytes().splitlines())
-    stages: list[Stage | None] = [*Stage, None]
+    stages = [Stage.INDEX, Stage.DIFF, Stage.ENQUEUE, None]
     return stages[ended]
 
 
