@@ -122,7 +122,7 @@ def _commit(run: Run, ledger: Ledger, counts: Counter[str], diff: list[TaskRepor
 
 def conclude(run: Run, ledger: Ledger, sent: Counter[str], report: RunReport) -> None:
     """Ends a run that did all it was to do."""
-    report.counts["reappeared"] = sent["reappeared"]
+    report.counts.update(reappeared=sent["reappeared"], deleted_gone=sent["deleted_gone"])
     report.sent = describe.sent(sent)
     if sent["failed"]:
         report.sent["failures_file"] = str(run.store.path(_FAILURES))

@@ -28,7 +28,7 @@ def check_sent(run: Run, counts: Counter[str], sent: Counter[str]) -> None:
     Raises:
         IntegrityError: One is missing.
     """
-    settled = sent["sent"] + sent["failed"] + sent["late"] + counts["deleted_gone"]
+    settled = sent["sent"] + sent["failed"] + sent["late"] + sent["deleted_gone"]
     _agree(run, "keys selected", counts["selected"], "keys acknowledged, failed, late or gone", settled)
 
 

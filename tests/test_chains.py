@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 SOAK: Final = os.environ.get("SOAK") == "1"
 
-CHAINS_BY_STAGE: Final = 400
+CHAINS_BY_STAGE: Final = 150
 CHAINS_BY_PIPELINE: Final = {64: 150, 8: 50}
 """How many random chains, with so many bits kept of h; twenty times as many in a soak."""
 
@@ -167,7 +167,7 @@ def chains(draw: DrawFn) -> Chain:
 
 
 @st.composite
-def _days(  # noqa: PLR0913 - all of it belongs to the chain
+def _days(  # noqa: PLR0913, PLR0917 - all of it belongs to the chain
     draw: DrawFn,
     number: int,
     all_versions: bool,  # noqa: FBT001 - as above
@@ -251,7 +251,7 @@ class Stages:
         """What was found (change, position, whether it is admitted), and all counts."""
         compared = self._baseline if previous is None else previous
         rebuilds = previous is not None or self._index is None
-        content = oracle.CONTENT
+        content: tuple[str, ...] = oracle.CONTENT
         if compared is not None and rebuilds:
             both = (self._chain.days[number].listing.columns, self._chain.days[compared].listing.columns)
             content = tuple(name for name in oracle.CONTENT if all(name in columns for columns in both))
@@ -326,13 +326,15 @@ class Stages:
         run = replace(run, plan=replace(run.plan, excluded_prefixes=excluded))
         present = [name for name in OBJECT_SCHEMA.names if name not in VERSION_COLUMNS or name in listing.columns]
         frames = [pl.DataFrame(schema=FINGERPRINT_SCHEMA)]
+        schema = {name: _POLARS_SCHEMA[name] for name in present if name != "bucket"}
         for file, rows in _by_file(listing).items():
-            for offset in range(0, len(rows), 3):
-                entries = [vars(entry) for entry in rows[offset : offset + 3]]
-                frame = pl.DataFrame(
-                    entries, schema={name: _POLARS_SCHEMA[name] for name in present if name != "bucket"}
-                )
-                frames.append(fingerprints(run, counted_rows(run, delivery, frame, row_base(file) + offset, counts)))
+            frame = pl.DataFrame([vars(entry) for entry in rows], schema=schema)
+            # In two pieces, as of two row groups.
+            for offset, piece in ((0, frame[:3]), (3, frame[3:])):
+                if not piece.is_empty():
+                    frames.append(
+                        fingerprints(run, counted_rows(run, delivery, piece, row_base(file) + offset, counts))
+                    )
         return pl.concat(frames)
 
 
@@ -452,8 +454,9 @@ def _message(message: dict[str, Any]) -> oracle.Message:
 
 def check_pipeline(chain: Chain, folder: Path) -> None:
     expect, bucket = Oracle(all_versions=chain.all_versions), Bucket(folder, chain)
-    for number in range(chain.skips_first, 3):
-        day = chain.days[number]
+    for number, day in enumerate(chain.days):
+        if number == 0 and chain.skips_first:
+            continue
         previous = 0 if number == 1 and chain.skips_first else day.previous
         if expect.has_baseline and day.loses_index != "no":
             expect.lose_index()
@@ -487,3 +490,57 @@ def test_a_pipeline_is_exact_where_h_collides(chain: Chain) -> None:
     with TemporaryDirectory(dir=SCRATCH) as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "Scheme", partial(Scheme, identity_bits=8))
         check_pipeline(chain, Path(folder))
+
+
+# Single chains.
+
+ENTRY: Final = Entry("k", None, None, None, 1, DAY_1, "e1", None, None)
+ORDER: Final = Order(DAY_1, Rules(), frozenset({"new", "changed", "deleted"}), send_admitted=False, seeds=True)
+
+
+def single(*listings: Listing, loses_index: str = "no") -> Chain:
+    """A chain of the plainest commands, the last of which finds the index so."""
+    days = []
+    for number, listing in enumerate(listings):
+        created = DAY_1 + timedelta(days=number)
+        last = number == len(listings) - 1
+        days.append(
+            Day(
+                replace(listing, created=created),
+                replace(ORDER, now=created),
+                FileFormat.PARQUET,
+                Sizes(partition_bits=0, workers=1),
+                loses_index if last else "no",
+                None,
+            )
+        )
+    return Chain(all_versions=False, skips_first=False, days=tuple(days))
+
+
+def listing(*entries: Entry, columns: tuple[str, ...] = oracle.OPTIONAL, folder: str | None = None) -> Listing:
+    return Listing(DAY_1, columns, ((entries,),) if entries else (), folder)
+
+
+def test_another_column_set_is_refused_where_changed_keys_are_asked_for_and_previous_compares_what_both_have(
+    tmp_path: Path,
+) -> None:
+    without = listing(replace(ENTRY, size=2), columns=tuple(name for name in oracle.OPTIONAL if name != "e_tag"))
+    chain = single(listing(ENTRY), without)
+    check_pipeline(chain, tmp_path / "refused")
+    second = replace(chain.days[1], previous=0)
+    check_pipeline(replace(chain, days=(chain.days[0], second)), tmp_path / "compared")
+
+
+@pytest.mark.xfail(strict=True, reason="the previous delivery's own files are told by the current one's prefix")
+def test_a_lost_index_is_made_again_when_the_delivery_is_empty_or_lies_elsewhere(tmp_path: Path) -> None:
+    own = replace(ENTRY, key=OWN_FOLDER + "data/1-0.parquet")
+    check_pipeline(single(listing(own, folder=OWN_FOLDER), listing(), loses_index="whole"), tmp_path)
+
+
+@pytest.mark.xfail(strict=True, reason="an empty first delivery claims columns that it doesn't name")
+def test_an_empty_first_delivery_without_e_tags_is_a_baseline_for_the_next_one(tmp_path: Path) -> None:
+    columns = tuple(name for name in oracle.OPTIONAL if name != "e_tag")
+    chain = single(listing(columns=columns), listing(ENTRY, columns=columns))
+    bucket = Bucket(tmp_path, chain)
+    bucket.run(0, None)
+    assert [key for _, key, *_ in bucket.run(1, None)] == ["k"]

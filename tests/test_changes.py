@@ -121,7 +121,7 @@ def telling(change: str, rows: Iterable[Row]) -> Counter[Told]:
 
 def told(messages: Iterable[Message]) -> Counter[Told]:
     names = ("change", "key", "version_id", "size", "e_tag", "last_modified_date")
-    return Counter(tuple(message[name] for name in names) for message in messages)  # type: ignore[misc]
+    return Counter(tuple(message[name] for name in names) for message in messages)
 
 
 def refused(daily: FilePipeline, manifest: Path, **options: Any) -> InventoryEnqueueError:  # noqa: ANN401 - of RunConfig
@@ -618,9 +618,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_plain_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Quotes only where they are needed, and lines that end as on Unix."""
+    """Quotes only where they are needed."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -731,9 +731,7 @@ class TestKnownKeys:
         assert Counter(map(identity, messages)) == Counter([("new", "a", "v2"), ("new", "b", "v1")])
 
     @pytest.mark.parametrize("name", ["known.csv", "known.parquet", "known.jsonl", "manifest.json", "folder"])
-    def test_what_is_not_there_stops_the_run(
-        self, daily: FilePipeline, root: Path, tmp_path: Path, name: str
-    ) -> None:
+    def test_what_is_not_there_stops_the_run(self, daily: FilePipeline, root: Path, tmp_path: Path, name: str) -> None:
         daily.seed(deliver(root, 1, objects("a")))
         error = refused(daily, deliver(root, 2, objects("a", "b")), known=tmp_path / "nowhere" / name)
         assert error.exit_code == 6
@@ -752,9 +750,7 @@ class TestKnownKeys:
         self, daily: FilePipeline, root: Path, key_file: Callable[[list[dict[str, Any]]], Path]
     ) -> None:
         manifest = deliver(root, 1, [version("a", None), version("b", "v1")], columns=VERSIONED)
-        error = refused(
-            daily, manifest, first_run=FirstRun.ALL, versions=Versions.ALL, known=key_file([{"key": "a"}])
-        )
+        error = refused(daily, manifest, first_run=FirstRun.ALL, versions=Versions.ALL, known=key_file([{"key": "a"}]))
         assert error.exit_code == 7
 
     @pytest.mark.parametrize(

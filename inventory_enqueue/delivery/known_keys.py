@@ -14,6 +14,7 @@ from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.uris import Location
 
 _ROWS: Final = 262_144
+_LINES_LOOKED_AT: Final = 1000
 _SUFFIXES: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "ndjson", ".ndjson": "ndjson", ".json": "ndjson"}
 _SCHEMA: Final = {"key": pl.String, "version_id": pl.String}
 MANIFEST: Final = "manifest.json"
@@ -43,6 +44,7 @@ def read_known_keys(landing: Landing, location: Location, *, with_versions: bool
     path = landing.fetch(location)
     columns = ["key", "version_id"] if with_versions else ["key"]
     try:
+        _check_columns(path, _name(location), columns)
         for frame in (
             _scan(path, _name(location))
             .select(pl.col(columns).cast(pl.String))
@@ -70,6 +72,19 @@ def _scan(path: Path, name: str) -> pl.LazyFrame:
             return pl.scan_csv(path, infer_schema=False, glob=False)
         case _:
             return pl.scan_ndjson(path, schema=_SCHEMA)
+
+
+def _check_columns(path: Path, name: str, columns: list[str]) -> None:
+    """JSON Lines are read by names that we give: what no line has would be null in silence.
+
+    Raises:
+        pl.exceptions.ColumnNotFoundError: None of the first lines has a column.
+    """
+    if _SUFFIXES[Path(name).suffix] == "ndjson" and path.stat().st_size:
+        present = pl.scan_ndjson(path, infer_schema_length=_LINES_LOOKED_AT).collect_schema()
+        for column in columns:
+            if column not in present:
+                raise pl.exceptions.ColumnNotFoundError(column)
 
 
 def _name(location: Location) -> str:

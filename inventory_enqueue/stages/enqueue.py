@@ -34,13 +34,13 @@ def run(worker: Worker, number: int) -> TaskReport:
         StoppedError: The sink can't be reached any more; what it took is recorded.
     """
     run = worker.run
-    candidates = _candidates(run, number)
     ledger = TaskLedger(run, number)
-    left = candidates.join(_accounted(ledger), on="row", how="anti")
-    counts: Counter[str] = Counter()
+    accounted = _accounted(ledger)
+    candidates = _candidates(run, number, accounted)
+    counts = Counter(deleted_gone=read_candidates(run, number).height - candidates.height)
     sender = Sender(worker.sink, ledger, concurrency=run.runtime.concurrency)
     try:
-        rows = _without_late(run, ledger, full_rows(worker, number, left), counts)
+        rows = _left(run, ledger, accounted, full_rows(worker, number, candidates), counts)
         sender.send_all(batches(_messages(worker, rows), worker.sink.limits))
     finally:
         ledger.close()
@@ -49,13 +49,13 @@ def run(worker: Worker, number: int) -> TaskReport:
     return TaskReport(Stage.ENQUEUE, number, counts)
 
 
-def _candidates(run: Run, number: int) -> pl.DataFrame:
-    """A task's candidates; of the deleted ones, those that can be named."""
+def _candidates(run: Run, number: int, accounted: pl.DataFrame) -> pl.DataFrame:
+    """A task's candidates; of the deleted ones, those that can be named, or were by an earlier attempt."""
     candidates = read_candidates(run, number)
     if number < len(run.plan.batches):
         return candidates
-    named = deleted_rows(run, number - len(run.plan.batches))
-    return candidates.join(named, on="row", how="semi")
+    named = deleted_rows(run, number - len(run.plan.batches)).select("row")
+    return candidates.join(pl.concat([named, accounted]), on="row", how="semi")
 
 
 def full_rows(worker: Worker, number: int, candidates: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -98,23 +98,23 @@ def _messages(worker: Worker, frames: Iterator[pl.DataFrame]) -> Iterator[Messag
             yield from build_messages(worker.run, piece)
 
 
-def _without_late(
-    run: Run, ledger: TaskLedger, frames: Iterator[pl.DataFrame], counts: Counter[str]
+def _left(
+    run: Run, ledger: TaskLedger, accounted: pl.DataFrame, frames: Iterator[pl.DataFrame], counts: Counter[str]
 ) -> Iterator[pl.DataFrame]:
-    """Counts the rows that reappear and, unless they are sent, writes them down instead."""
+    """The rows that no earlier attempt settled. Those that reappear are counted and, unless sent, written down."""
     if run.previous is None:
-        yield from frames
+        for rows in frames:
+            yield rows.join(accounted, on="row", how="anti", maintain_order="left")
         return
     border = run.previous.manifest.creation_timestamp - LATE
     is_late = (pl.col("change") == NEW) & (pl.col("last_modified_date") < border).fill_null(value=False)
     for rows in frames:
-        late = rows.filter(is_late)
-        counts["reappeared"] += late.height
-        if run.on_late is OnLate.SEND:
-            yield rows
-            continue
-        ledger.record_late([_kept_back(message) for message in build_messages(run, late)])
-        yield rows.filter(~is_late)
+        counts["reappeared"] += rows.filter(is_late).height
+        left = rows.join(accounted, on="row", how="anti", maintain_order="left")
+        if run.on_late is not OnLate.SEND:
+            ledger.record_late([_kept_back(message) for message in build_messages(run, left.filter(is_late))])
+            left = left.filter(~is_late)
+        yield left
 
 
 def _kept_back(message: Message) -> Failure:

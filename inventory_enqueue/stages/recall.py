@@ -43,14 +43,15 @@ def run(worker: Worker, number: int) -> TaskReport:
     candidates = read_candidates(run, len(run.plan.batches) + number)
     empty = pl.DataFrame(schema={**pl.Schema(ROWS_SCHEMA), **CANDIDATE_SCHEMA})
     counts: Counter[str] = Counter()
-    try:
-        files = run.plan.previous_batches[number]
-        found = read_back(worker, run.previous, files, candidates, columns=_columns(run), verified=False)
-        rows = pl.concat([empty, *found], how="diagonal")
-    except DataFileGoneError as error:
-        rows = empty
-        counts["deleted_gone"] = candidates.filter(pl.col("change") == DELETED).height
-        _log.warning("%d deleted keys can't be named: %s", counts["deleted_gone"], error)
+    frames = [empty]
+    for file in run.plan.previous_batches[number]:
+        try:
+            frames += read_back(worker, run.previous, [file], candidates, columns=_columns(run), verified=False)
+        except DataFileGoneError as error:
+            gone = _of_file(candidates, file).filter(pl.col("change") == DELETED).height
+            _log.warning("%d deleted keys can't be named: %s", gone, error)
+            counts["deleted_gone"] += gone
+    rows = pl.concat(frames, how="diagonal")
     path = recalled_path(run, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -122,7 +123,7 @@ def read_back(  # noqa: PLR0913 - the last two have defaults
     h = run.plan.scheme.expressions(run.versions)[0].alias("h_now")
     for file in files:
         start = row_base(file)
-        ours = candidates.filter(pl.col("row").is_between(start, start + MAX_ROWS_PER_FILE - 1))
+        ours = _of_file(candidates, file)
         if ours.is_empty():
             continue
         landed = worker.landing.land(delivery, file, verified=verified)
@@ -138,3 +139,8 @@ def read_back(  # noqa: PLR0913 - the last two have defaults
             raise IntegrityError("it isn't the file any more that was indexed: it was replaced", where=landed.where)
         if not worker.keeps_downloads:
             worker.landing.release(delivery, file)
+
+
+def _of_file(candidates: pl.DataFrame, file: int) -> pl.DataFrame:
+    start = row_base(file)
+    return candidates.filter(pl.col("row").is_between(start, start + MAX_ROWS_PER_FILE - 1))
