@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench bench-read bench-memory bench-diff soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
@@ -25,6 +25,20 @@ check: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: bench-read bench-memory bench-diff  ## all benchmarks, as ratios against peers in the same run: an hour
+
+bench-read: $(VENV)/.installed  ## decoding and fingerprinting, against polars and pyarrow; memory; overlap of downloads
+	$(BIN)/python scripts/bench/reading.py
+
+bench-memory: $(VENV)/.installed  ## peak memory on the hardest files, against the budget
+	$(BIN)/python scripts/bench/memory.py
+
+bench-diff: $(VENV)/.installed  ## the diff of 20 M objects, against polars, duckdb and Spark (needs Java)
+	$(BIN)/python scripts/bench/diffing.py
+
+soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, many times over: an hour
+	SOAK=1 $(BIN)/pytest tests/test_formats.py tests/test_chains.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

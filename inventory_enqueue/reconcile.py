@@ -37,9 +37,12 @@ def content_columns(run: Run, counts: Counter[str]) -> tuple[str, ...]:
 
     A delivery without files doesn't tell: what the baseline had is taken.
     """
-    files = len(run.current.manifest.files)
+    manifest = run.current.manifest
+    files = len(manifest.files)
     if not files and run.baseline is not None and not run.plan.indexes_previous:
         return IndexMeta.load(run.pipeline_store, run.baseline.index).content_columns
+    if not files:
+        return tuple(name for name in run.plan.content_columns if name in manifest.columns)
     return tuple(name for name in run.plan.content_columns if counts[f"files_with_{name}"] == files)
 
 

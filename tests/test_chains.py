@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
 
 from inventory_enqueue import planning
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 SOAK: Final = os.environ.get("SOAK") == "1"
 
-CHAINS_BY_STAGE: Final = 150
-CHAINS_BY_PIPELINE: Final = {64: 150, 8: 50}
+CHAINS_BY_STAGE: Final = 100
+CHAINS_BY_PIPELINE: Final = {64: 100, 8: 40}
 """How many random chains, with so many bits kept of h; twenty times as many in a soak."""
 
 SCRATCH: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - in memory, where there is such a place
@@ -462,7 +462,8 @@ def check_pipeline(chain: Chain, folder: Path) -> None:
             expect.lose_index()
             bucket.lose_index(day.loses_index)
         expected = expect.run(day.order, day.listing, None if previous is None else chain.days[previous].listing)
-        note(f"day {number}: {expected}")
+        if currently_in_test_context():
+            note(f"day {number}: {expected}")
         if expected is None:
             before = bucket.pipeline.baseline()
             with pytest.raises(RefusedError, match="all would look changed"):
@@ -531,13 +532,11 @@ def test_another_column_set_is_refused_where_changed_keys_are_asked_for_and_prev
     check_pipeline(replace(chain, days=(chain.days[0], second)), tmp_path / "compared")
 
 
-@pytest.mark.xfail(strict=True, reason="the previous delivery's own files are told by the current one's prefix")
 def test_a_lost_index_is_made_again_when_the_delivery_is_empty_or_lies_elsewhere(tmp_path: Path) -> None:
     own = replace(ENTRY, key=OWN_FOLDER + "data/1-0.parquet")
     check_pipeline(single(listing(own, folder=OWN_FOLDER), listing(), loses_index="whole"), tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty first delivery claims columns that it doesn't name")
 def test_an_empty_first_delivery_without_e_tags_is_a_baseline_for_the_next_one(tmp_path: Path) -> None:
     columns = tuple(name for name in oracle.OPTIONAL if name != "e_tag")
     chain = single(listing(columns=columns), listing(ENTRY, columns=columns))

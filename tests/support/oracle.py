@@ -58,7 +58,7 @@ class Listing:
         ]
 
     def _told(self, entry: Entry) -> Entry:
-        told = Entry(**{**vars(entry), **{name: None for name in (*VERSIONS, *OPTIONAL) if name not in self.columns}})  # type: ignore[arg-type]
+        told = Entry(**{**vars(entry), **{name: None for name in (*VERSIONS, *OPTIONAL) if name not in self.columns}})
         return replace(told, version_id=None) if told.version_id in {"", "null"} else told
 
 
