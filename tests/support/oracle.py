@@ -275,8 +275,8 @@ class Oracle:
             scope = replace(scope, content=_both(today, baseline.listing))
             before = scope.see(baseline.listing, baseline.order.rules, baseline.order.now)
         content = _told(scope.content, today.columns)
-        if not today.files:
-            content = scope.content if known_content is None else known_content
+        if not today.files and known_content is not None:
+            content = known_content
         seeds = order.seeds and previous is None and baseline is None
         changes = frozenset[str]() if seeds else order.changes
         if known_content is not None and known_content != content and CHANGED in changes:
