@@ -94,7 +94,9 @@ def changes(job: Job, report: RunReport) -> Iterator[pl.DataFrame]:
     worker = Worker(run)
     try:
         run.save()
-        compare(worker, report)
+        counts, _ = compare(worker, report)
+        if not counts["selected"]:
+            return
         for number in range(len(run.plan.batches)):
             yield from _current_changes(worker, number)
         for number in range(len(run.plan.previous_batches) if Change.DELETED in run.plan.recalls else 0):

@@ -12,7 +12,7 @@ from typing import Final
 from inventory_enqueue import describe, guards
 from inventory_enqueue.config import OnLate
 from inventory_enqueue.engines import local
-from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.errors import IntegrityError, RefusedError
 from inventory_enqueue.index import IndexMeta, read_manifest, write_meta
 from inventory_enqueue.ledger import Ledger, TaskLedger
 from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
@@ -34,7 +34,7 @@ def carry_out(worker: Worker, ledger: Ledger, report: RunReport) -> None:
     """Index, diff, recall, enqueue, commit."""
     run = worker.run
     report.run_id = run.id
-    report.baseline = described(run.baseline, run.pipeline_store)
+    report.baseline = describe.baseline(run.baseline, None if run.previous is None else run.previous.manifest)
     try:
         counts, diff = _compare_or_end(worker, ledger, report)
         enqueue = _stage(worker, Stage.ENQUEUE, report) if counts["selected"] else []
@@ -152,7 +152,11 @@ def described(baseline: Baseline | None, store: LocalStore) -> dict[str, object]
     """The baseline as the report shows it, with what the copy of its manifest says."""
     if baseline is None:
         return None
-    return describe.baseline(baseline, read_manifest(store, baseline.index))
+    try:
+        manifest = read_manifest(store, baseline.index)
+    except IntegrityError:
+        manifest = None
+    return describe.baseline(baseline, manifest)
 
 
 def _write_lines(run: Run, name: str, tasks: list[int], lines: Callable[[TaskLedger], bytes]) -> None:

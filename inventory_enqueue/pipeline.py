@@ -12,10 +12,10 @@ from inventory_enqueue.config import LatestDelivery, RunConfig
 from inventory_enqueue.delivery.finding import check_age, find_latest, manifest_location, wait_for
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.errors import PreflightError, RefusedError, StoppedError
-from inventory_enqueue.execution import UNDELIVERABLE, carry_out, described
+from inventory_enqueue.execution import UNDELIVERABLE, carry_out, described, end
 from inventory_enqueue.ledger import Ledger
 from inventory_enqueue.planning import Job, plan_run
-from inventory_enqueue.report import RunReport
+from inventory_enqueue.report import RunReport, Status
 from inventory_enqueue.run import Delivery, Runtime
 from inventory_enqueue.stages.worker import Worker
 from inventory_enqueue.unfinished import finish_unfinished
@@ -57,17 +57,30 @@ def set_baseline(config: RunConfig, report: RunReport) -> RunReport:
         RefusedError: A run is unfinished: to set the baseline under it would lose what it has still to send.
     """
     with begin_job(config) as job, Ledger.opened(job.state, job.pipeline) as ledger:
-        unfinished = ledger.unfinished()
-        if unfinished is not None:
-            raise RefusedError(
-                f"the run {unfinished.id} is unfinished: finish it first, by the same command that began it",
-                where=str(unfinished.folder),
-            )
+        refuse_unfinished(ledger)
         run = plan_run(job, None)
         guards.check_run(run)
         run.save()
         carry_out(Worker(run), ledger, report)
     return report
+
+
+def refuse_unfinished(ledger: Ledger) -> None:
+    """Keeps the baseline as it is while a run has still to send; one that only records a delivery is given up.
+
+    Raises:
+        RefusedError: A run is unfinished.
+    """
+    unfinished = ledger.unfinished()
+    if unfinished is None:
+        return
+    if unfinished.seeding:
+        end(unfinished, ledger, Status.FAILED)
+        return
+    raise RefusedError(
+        f"the run {unfinished.id} is unfinished: finish it first, by the same command that began it",
+        where=str(unfinished.folder),
+    )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from inventory_enqueue.config import FirstRun, RunConfig, StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError, InventoryUnavailableError
 from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.ledger import Ledger, read_baseline
-from inventory_enqueue.pipeline import set_baseline
+from inventory_enqueue.pipeline import refuse_unfinished, set_baseline
 from inventory_enqueue.report import RunReport
 from inventory_enqueue.store import LocalStore
 
@@ -106,6 +106,7 @@ def drop(*, state: Path, pipeline: str | None) -> None:
     with _errors_told():
         folder = _pipeline(state, pipeline)
         with Ledger.opened(folder, folder.name) as ledger:
+            refuse_unfinished(ledger)
             ledger.drop_baseline()
     click.echo(f"the baseline of {folder.name} is dropped", err=True)
 
@@ -117,7 +118,7 @@ def _pipeline(state: Path, name: str | None) -> Path:
         InventoryUnavailableError: There is none, or there are several and none was named.
     """
     if name is not None:
-        if Path(name).name != name or not (state / name).is_dir():
+        if name not in LocalStore(state).names("") or not (state / name).is_dir():
             raise InventoryUnavailableError(f"there is no pipeline {name!r}", where=str(state))
         return state.absolute() / name
     names = [found for found in LocalStore(state).names("") if (state / found).is_dir()]

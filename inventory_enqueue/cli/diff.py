@@ -139,7 +139,7 @@ def _print_summary(frames: Iterator[tuple[str, pl.DataFrame]], options: dict[str
 
 def _counted(frames: Iterator[pl.DataFrame], depth: int) -> pl.DataFrame:
     """Numbers of changes and bytes by prefix, those with the most changes first: a row a prefix is held."""
-    prefix = pl.col("key").str.extract(f"^((?:[^/]*/){{0,{depth}}})")
+    prefix = pl.col("key").str.extract(f"^((?:[^/]*/){{0,{min(depth, 1024)}}})")
     size = pl.col("size").fill_null(0)
     is_kind = {kind: pl.col("change") == kind for kind in _KINDS}
     sums = {

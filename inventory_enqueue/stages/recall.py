@@ -94,7 +94,7 @@ def replaced_rows(run: Run, batch: int) -> pl.DataFrame:
         next(read_rows_file(recalled_path(run, number), first=1 + batch))
         for number in range(run.plan.tasks(Stage.RECALL))
     ]
-    return pl.concat(frames).drop("row").rename({"other_row": "row"})
+    return pl.concat([pl.DataFrame(schema=pl.Schema(_RECALLED)), *frames]).drop("row").rename({"other_row": "row"})
 
 
 def read_back(  # noqa: PLR0913 - the last two have defaults
