@@ -163,7 +163,7 @@ class Sizes:
         )
 
 
-DIFF_BYTES_PER_ROW: Final = 350
+DIFF_BYTES_PER_ROW: Final = 520
 """Today's and the baseline's fingerprint of a row, sorted and compared: measured."""
 SPILL_BYTES_PER_ROW: Final = 112
 """A fingerprint of 28 bytes, collected, joined, partitioned and written."""

@@ -166,7 +166,6 @@ def _plan(job: Job, compared: _Compared, known: Known | None) -> Plan:
         indexes_previous=indexes_previous,
         recalls=frozenset() if previous is None else _recalls(job.config),
         content_columns=_content_columns(delivery, previous if indexes_previous else None),
-        excluded_prefixes=_own_prefixes(delivery, previous),
     )
     _log.debug(
         "plan: %d bytes in %d files, in %d batches; %d partitions; %d index and diff tasks at a time",
@@ -177,12 +176,6 @@ def _plan(job: Job, compared: _Compared, known: Known | None) -> Plan:
         sizes.workers,
     )
     return plan
-
-
-def _own_prefixes(*deliveries: Delivery | None) -> tuple[str, ...]:
-    """Where the inventory's own files lie: neither side of a comparison counts them, even if one has no files."""
-    prefixes = (delivery.manifest.own_prefix for delivery in deliveries if delivery is not None)
-    return tuple(dict.fromkeys(prefix for prefix in prefixes if prefix))
 
 
 def _recalls(config: RunConfig) -> frozenset[Change]:

@@ -110,8 +110,6 @@ class Plan:
     """Of which changes the previous delivery's rows are read back."""
     content_columns: tuple[str, ...] = CONTENT_COLUMNS
     """What f looks at: less than all where the previous delivery and the current one don't both have it."""
-    excluded_prefixes: tuple[str, ...] = ()
-    """Keys that are no news: the inventory's own files, where they lie in the bucket that it lists."""
 
     @property
     def partitions(self) -> int:
@@ -157,7 +155,6 @@ class Plan:
             "indexes_previous": self.indexes_previous,
             "recalls": sorted(self.recalls),
             "content_columns": self.content_columns,
-            "excluded_prefixes": self.excluded_prefixes,
         }
 
     @classmethod
@@ -176,7 +173,6 @@ class Plan:
             indexes_previous=document["indexes_previous"],
             recalls=frozenset(Change(name) for name in document["recalls"]),
             content_columns=tuple(document["content_columns"]),
-            excluded_prefixes=tuple(document["excluded_prefixes"]),
         )
 
 

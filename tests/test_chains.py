@@ -322,8 +322,6 @@ class Stages:
 
     def _fingerprints(self, run: Run, number: int, delivery: Delivery, counts: Counter[str]) -> pl.DataFrame:
         listing = self._chain.days[number].listing
-        excluded = () if listing.folder is None else (listing.folder,)
-        run = replace(run, plan=replace(run.plan, excluded_prefixes=excluded))
         present = [name for name in OBJECT_SCHEMA.names if name not in VERSION_COLUMNS or name in listing.columns]
         frames = [pl.DataFrame(schema=FINGERPRINT_SCHEMA)]
         schema = {name: _POLARS_SCHEMA[name] for name in present if name != "bucket"}
@@ -339,9 +337,10 @@ class Stages:
 
 
 def _delivery(number: int, listing: Listing) -> Delivery:
-    files = tuple(InventoryFile(f"{number}-{file}", 0, "") for file in range(len(listing.files)))
+    destination = "inventory" if listing.folder is None else SOURCE
+    files = tuple(InventoryFile(f"{OWN_FOLDER}data/{number}-{file}", 0, "") for file in range(len(listing.files)))
     return Delivery(
-        _STATE, Manifest(SOURCE, "inventory", listing.created, FileFormat.PARQUET, "", files, f"{number}"), b""
+        _STATE, Manifest(SOURCE, destination, listing.created, FileFormat.PARQUET, "", files, f"{number}"), b""
     )
 
 
@@ -535,6 +534,16 @@ def test_another_column_set_is_refused_where_changed_keys_are_asked_for_and_prev
 def test_a_lost_index_is_made_again_when_the_delivery_is_empty_or_lies_elsewhere(tmp_path: Path) -> None:
     own = replace(ENTRY, key=OWN_FOLDER + "data/1-0.parquet")
     check_pipeline(single(listing(own, folder=OWN_FOLDER), listing(), loses_index="whole"), tmp_path)
+
+
+@pytest.mark.parametrize("loses_index", ["no", "whole"])
+@pytest.mark.parametrize("folders", [(None, OWN_FOLDER), (OWN_FOLDER, None)], ids=["into", "out of"])
+def test_each_delivery_leaves_out_its_own_files_where_the_destination_moves_into_or_out_of_the_bucket(
+    folders: tuple[str | None, str | None], loses_index: str, tmp_path: Path
+) -> None:
+    own = replace(ENTRY, key=OWN_FOLDER + "data/1-0.parquet")
+    first, second = (listing(own, ENTRY, folder=folder) for folder in folders)
+    check_pipeline(single(first, second, loses_index=loses_index), tmp_path)
 
 
 def test_an_empty_first_delivery_without_e_tags_is_a_baseline_for_the_next_one(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def counted_rows(run: Run, delivery: Delivery, frame: pl.DataFrame, base: int, c
     side = _side(run, delivery)
     frame = frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt64) + base)
     counts[f"{side}listed"] += frame.height
-    for reason, kept in _conditions(run, frame):
+    for reason, kept in _conditions(run, delivery, frame):
         before = frame.height
         frame = frame.filter(kept)
         counts[f"{side}{reason}"] += before - frame.height
@@ -153,14 +153,16 @@ def _check_schema(manifest: Manifest, present: frozenset[str], landed: LandedFil
         )
 
 
-def _conditions(run: Run, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
+def _conditions(run: Run, delivery: Delivery, frame: pl.DataFrame) -> Iterator[tuple[str, pl.Expr]]:
     """What a row must fulfil to count, in this order, each with the name of its count."""
     if frame["key"].null_count():
         yield "quarantined", pl.col("key").is_not_null()
     if "is_delete_marker" in frame.columns:
         yield "not_live", listed(run.versions, frame.columns)
-    for prefix in run.plan.excluded_prefixes:
-        yield "excluded", ~pl.col("key").str.starts_with(prefix)
+    own_prefix = delivery.manifest.own_prefix
+    if own_prefix is not None:
+        # The inventory's own files are no news.
+        yield "excluded", ~pl.col("key").str.starts_with(own_prefix)
 
 
 def _rows(worker: Worker, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:
