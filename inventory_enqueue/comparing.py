@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import polars as pl
 
 from inventory_enqueue import describe, guards
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import Change
 from inventory_enqueue.execution import compare, described, remove_scratch
 from inventory_enqueue.ledger import read_baseline
 from inventory_enqueue.messages import MESSAGE_COLUMNS
 from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.report import RunReport, Status
-from inventory_enqueue.run import Baseline
 from inventory_enqueue.sinks.sqs import estimated_cost_usd
 from inventory_enqueue.stages.diff import CHANGES, read_candidates
 from inventory_enqueue.stages.enqueue import build_messages, full_rows

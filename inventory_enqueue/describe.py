@@ -3,9 +3,10 @@
 from collections import Counter
 from datetime import UTC, datetime
 
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import iso
-from inventory_enqueue.run import Baseline, Delivery
+from inventory_enqueue.run import Delivery
 
 _COUNTS = (
     "listed",

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from inventory_enqueue import describe, guards
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import OnLate
 from inventory_enqueue.engines import local
 from inventory_enqueue.errors import IntegrityError, RefusedError
@@ -17,7 +18,7 @@ from inventory_enqueue.index import IndexMeta, read_manifest, write_meta
 from inventory_enqueue.ledger import Ledger, TaskLedger
 from inventory_enqueue.reconcile import check_listed, check_sent, content_columns
 from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, total
-from inventory_enqueue.run import Baseline, Run
+from inventory_enqueue.run import Run
 from inventory_enqueue.sinks.sqs import estimated_cost_usd
 from inventory_enqueue.stages.worker import Worker
 from inventory_enqueue.store import LocalStore

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import InventoryUnavailableError, RefusedError
 from inventory_enqueue.fingerprints import MAX_FILES
@@ -10,7 +11,7 @@ from inventory_enqueue.index import IndexMeta
 from inventory_enqueue.ledger import Ledger
 from inventory_enqueue.planning import Job
 from inventory_enqueue.report import iso
-from inventory_enqueue.run import Baseline, Run
+from inventory_enqueue.run import Run
 
 _log = logging.getLogger(__name__)
 

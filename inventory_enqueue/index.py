@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from inventory_enqueue import documents
 from inventory_enqueue.arrow import from_batches, one_batch
+from inventory_enqueue.baseline import index_folder
 from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions, checksum, partition
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Output
-from inventory_enqueue.run import Run, index_folder
+from inventory_enqueue.run import Run
 from inventory_enqueue.store import LocalStore
 
 INDEX_GONE: Final = "the baseline's index is gone"

@@ -20,10 +20,11 @@ from threading import Lock
 from typing import Any, Final
 
 from inventory_enqueue import documents
+from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.errors import LockedError, PreflightError
 from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
 from inventory_enqueue.report import iso
-from inventory_enqueue.run import Baseline, Run, index_folder
+from inventory_enqueue.run import Run
 from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
 
 _ACKS: Final = "acks"

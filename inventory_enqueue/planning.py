@@ -11,6 +11,7 @@ from typing import Final
 
 from inventory_enqueue.aws.s3 import bucket_region, inventory_filter
 from inventory_enqueue.aws.session import queue_region
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import Change, FirstRun, RunConfig, Sizes, SqsQueue
 from inventory_enqueue.delivery.finding import manifest_location
 from inventory_enqueue.delivery.known_keys import is_key_file
@@ -19,7 +20,8 @@ from inventory_enqueue.errors import IntegrityError, InventoryUnavailableError, 
 from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
 from inventory_enqueue.index import INDEX_GONE, START_ANEW, IndexMeta, read_manifest_copy
 from inventory_enqueue.manifest import InventoryFile, Manifest
-from inventory_enqueue.run import Baseline, Delivery, Known, Plan, Run, Runtime, new_run_id
+from inventory_enqueue.plan import Plan
+from inventory_enqueue.run import Delivery, Known, Run, Runtime, new_run_id
 from inventory_enqueue.store import LocalStore
 from inventory_enqueue.uris import S3Url, parse_location
 

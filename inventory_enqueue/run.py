@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from inventory_enqueue import documents
+from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.config import (
     AwsSettings,
     Change,
@@ -22,8 +23,9 @@ from inventory_enqueue.config import (
     sink_from_identity,
 )
 from inventory_enqueue.filters import Filters
-from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme, Versions
+from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.manifest import Manifest
+from inventory_enqueue.plan import Plan
 from inventory_enqueue.report import Stage, TaskReport, iso
 from inventory_enqueue.store import LocalStore
 from inventory_enqueue.uris import Location, parse_location
@@ -38,142 +40,6 @@ class Delivery:
     manifest: Manifest
     data: bytes
     """manifest.json itself: kept with the run and with the index, since its path may be overwritten."""
-
-
-_MOMENTS: Final = ("committed", "creation_timestamp", "filtered_at")
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """baseline.json: the delivery that was committed last, and its index."""
-
-    run_id: str
-    committed: datetime
-    manifest_uri: str
-    manifest_md5: str
-    creation_timestamp: datetime
-    source_bucket: str
-    scope: Mapping[str, str | None]
-    """What the index holds: prefix, of the bucket's keys; versions, what an identity is; inventory_id and
-    inventory_prefix, the inventory's configuration and its filter, null where they couldn't be known."""
-    filters: Mapping[str, Any]
-    filtered_at: datetime
-    """What the ages in the filters were counted back from."""
-    identities: int
-    kind: str
-    """How the delivery was found: manifest or inventory."""
-
-    @property
-    def index(self) -> str:
-        """The index's folder in the state, under the pipeline."""
-        return index_folder(self.run_id)
-
-    def to_json(self) -> dict[str, Any]:
-        """As baseline.json and run.json hold it."""
-        return {**asdict(self), **{name: iso(getattr(self, name)) for name in _MOMENTS}}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "Baseline":
-        """Reads what to_json wrote.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
-        values = {name: document[name] for name in cls.__dataclass_fields__}
-        for name in _MOMENTS:
-            values[name] = datetime.fromisoformat(values[name])
-        if not isinstance(values["identities"], int):
-            raise TypeError("identities is no number")
-        return cls(**values)
-
-
-def index_folder(run_id: str) -> str:
-    """The folder of the index that a run makes, under the pipeline's: it counts once baseline.json points to it."""
-    return f"indexes/{run_id}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the work is cut into tasks. An index task and an enqueue task take one batch, a diff task one partition."""
-
-    scheme: Scheme
-    partition_bits: int
-    batches: tuple[tuple[int, ...], ...]
-    """Numbers of the current delivery's files."""
-    previous_batches: tuple[tuple[int, ...], ...] = ()
-    """Numbers of the previous delivery's files."""
-    known_batches: tuple[tuple[int, ...], ...] = ()
-    """Numbers of the files of known keys."""
-    indexes_previous: bool = False
-    """Whether the index stage reads the previous delivery, too: there is no index of it."""
-    recalls: frozenset[Change] = frozenset()
-    """Of which changes the previous delivery's rows are read back."""
-    content_columns: tuple[str, ...] = CONTENT_COLUMNS
-    """What f looks at: less than all where the previous delivery and the current one don't both have it."""
-
-    @property
-    def partitions(self) -> int:
-        """Number of partitions."""
-        return 1 << self.partition_bits
-
-    def tasks(self, stage: Stage) -> int:
-        """Number of tasks of a stage.
-
-        Index tasks past the current batches are those of the previous delivery, then those of the known keys. Enqueue
-        tasks past the current batches send what is gone since the previous delivery.
-        """
-        match stage:
-            case Stage.INDEX:
-                return self.known_tasks.stop
-            case Stage.DIFF:
-                return self.partitions
-            case Stage.RECALL:
-                return len(self.previous_batches) if self.recalls else 0
-            case Stage.ENQUEUE:
-                return len(self.batches) + (len(self.previous_batches) if Change.DELETED in self.recalls else 0)
-
-    @property
-    def previous_tasks(self) -> range:
-        """The index tasks that read the previous delivery."""
-        first = len(self.batches)
-        return range(first, first + len(self.previous_batches) * self.indexes_previous)
-
-    @property
-    def known_tasks(self) -> range:
-        """The index tasks that read known keys."""
-        first = self.previous_tasks.stop
-        return range(first, first + len(self.known_batches))
-
-    def to_json(self) -> dict[str, Any]:
-        """As run.json holds it."""
-        return {
-            "scheme": self.scheme.to_json(),
-            "partition_bits": self.partition_bits,
-            "batches": self.batches,
-            "previous_batches": self.previous_batches,
-            "known_batches": self.known_batches,
-            "indexes_previous": self.indexes_previous,
-            "recalls": sorted(self.recalls),
-            "content_columns": self.content_columns,
-        }
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any], *, where: str) -> "Plan":
-        """Reads what to_json wrote."""
-
-        def batches(name: str) -> tuple[tuple[int, ...], ...]:
-            return tuple(tuple(batch) for batch in document[name])
-
-        return cls(
-            scheme=Scheme.from_json(document["scheme"], where=where),
-            partition_bits=document["partition_bits"],
-            batches=batches("batches"),
-            previous_batches=batches("previous_batches"),
-            known_batches=batches("known_batches"),
-            indexes_previous=document["indexes_previous"],
-            recalls=frozenset(Change(name) for name in document["recalls"]),
-            content_columns=tuple(document["content_columns"]),
-        )
 
 
 @dataclass(frozen=True)

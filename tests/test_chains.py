@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, currently_in_test_context, given, note, sett
 from hypothesis import strategies as st
 
 from inventory_enqueue import planning
+from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import AwsSettings, Change, FirstRun, JsonLinesFile, RunConfig, Sizes
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import RefusedError
@@ -33,8 +34,9 @@ from inventory_enqueue.fingerprints import (
     row_base,
 )
 from inventory_enqueue.manifest import FileFormat, InventoryFile, Manifest
+from inventory_enqueue.plan import Plan
 from inventory_enqueue.report import Status
-from inventory_enqueue.run import Baseline, Delivery, Plan, Run, Runtime
+from inventory_enqueue.run import Delivery, Run, Runtime
 from inventory_enqueue.schema import OBJECT_SCHEMA
 from inventory_enqueue.stages.diff import CHANGED, DELETED, NEW, NEWLY_ADMITTED, diff
 from inventory_enqueue.stages.index import counted_rows, fingerprints
