@@ -312,7 +312,7 @@ def test_scratch_space_may_be_lost_between_kill_and_resume(
         seeded.work.rename(tmp_path / "gone")
         seeded.work = tmp_path / "another work dir"
     else:
-        for path in seeded.work.rglob("*.arrow"):
+        for path in (*seeded.work.rglob("*.arrow"), *seeded.work.rglob("*.spill")):
             os.truncate(path, path.stat().st_size // 2)
     resumed = seeded.run(days.second)
     assert resumed.status is Status.COMMITTED

@@ -200,7 +200,8 @@ def _baseline(worker: Worker, number: int) -> pl.DataFrame:
 
 
 def _spilled(run: Run, tasks: range, number: int) -> pl.DataFrame:
-    return read_partition([spill_path(run, task) for task in tasks], number)
+    paths = [spill_path(run, task) for task in tasks]
+    return read_partition(paths, number, partition_bits=run.plan.partition_bits)
 
 
 def _selected(run: Run, candidates: pl.DataFrame) -> pl.DataFrame:

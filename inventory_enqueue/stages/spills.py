@@ -1,27 +1,36 @@
 """Spills: fingerprints on their way from the index tasks to the diff tasks, in scratch space.
 
-An index task writes one Arrow IPC file. It holds its fingerprints in rounds of bounded size; each round is one record
-batch, in the order of the partitions, whose metadata says where each partition begins. A diff task reads its
-partition's slice of every round, out of all files. There are as many files as index tasks, whatever the number of
-partitions.
+An index task writes one file. It holds its fingerprints in rounds of bounded size; each is
+
+- where each partition begins in the round, and where the last one ends, as uint64 in the machine's order;
+- then the columns of FINGERPRINT_SCHEMA one after the other, in the order of the partitions.
+
+The file ends with the number of rows of each round, and then the number of rounds. A diff task reads its partition's
+part of every round, out of all files. There are as many files as index tasks, whatever the number of partitions.
+
+These are no Arrow files, since a part of a record batch can be had through a memory map alone. Arrow asks the system to
+fetch the whole batch then, for each of its partitions anew; and the page cache maps so much around each part that it
+took five times the memory of the rows.
 """
 
-import json
+import os
+from array import array
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from inventory_enqueue.arrow import from_batches
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, partition
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run
 
 _ARROW_SCHEMA: Final = pl.DataFrame(schema=FINGERPRINT_SCHEMA).to_arrow().schema
-_BOUNDS: Final = b"bounds"
+_WIDTHS: Final = [field.type.bit_width // 8 for field in _ARROW_SCHEMA]
+_NUMBER: Final = "Q"
+_NUMBER_BYTES: Final = 8
 _BYTE: Final = 8
 
 
@@ -37,7 +46,8 @@ class SpillWriter:
         self._path = spill_path(run, number)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._part = self._path.with_suffix(".part")
-        self._writer = pa.ipc.new_file(str(self._part), _ARROW_SCHEMA)
+        self._rounds = array(_NUMBER)
+        self._file = self._part.open("wb")
 
     @property
     def output(self) -> Output:
@@ -60,10 +70,13 @@ class SpillWriter:
     ) -> None:
         """Writes what is left, and closes the file."""
         try:
-            if self._pending_rows and error is None:
-                self._write_round()
+            if error is None:
+                if self._pending_rows:
+                    self._write_round()
+                self._file.write(self._rounds)
+                self._file.write(array(_NUMBER, [len(self._rounds)]))
         finally:
-            self._writer.close()
+            self._file.close()
         if error is None:
             self._part.replace(self._path)
 
@@ -76,12 +89,17 @@ class SpillWriter:
         ordered = frame.to_arrow().to_batches()[0].take(order)
         first_of_each = pl.int_range(1 << self._bits, dtype=pl.UInt32, eager=True)
         bounds = [*numbers[pl.Series(order)].search_sorted(first_of_each).to_list(), frame.height]
-        self._writer.write_batch(ordered, custom_metadata={_BOUNDS: json.dumps(bounds).encode()})
+        self._rounds.append(frame.height)
+        self._file.write(array(_NUMBER, bounds))
+        for column, width in zip(ordered.columns, _WIDTHS, strict=True):
+            values = column.buffers()[1]
+            assert values is not None  # noqa: S101 - a column of numbers has them
+            self._file.write(values.slice(0, frame.height * width))
 
 
 def spill_path(run: Run, number: int) -> Path:
     """Where an index task leaves its fingerprints."""
-    return run.scratch / "spills" / f"{number:05d}.arrow"
+    return run.scratch / "spills" / f"{number:05d}.spill"
 
 
 def _order(numbers: pl.Series, bits: int) -> "pa.Array[Any]":
@@ -100,13 +118,44 @@ def _lowest_byte(numbers: pl.Series) -> "pa.Array[Any]":
     return (numbers % (1 << _BYTE)).cast(pl.UInt8).to_arrow()
 
 
-def read_partition(paths: list[Path], number: int) -> pl.DataFrame:
+def read_partition(paths: list[Path], number: int, *, partition_bits: int) -> pl.DataFrame:
     """All fingerprints of a partition, from the spills of all index tasks."""
-    slices: list[pa.RecordBatch] = []
+    rows = 0
+    parts: list[list[bytes]] = [[] for _ in _WIDTHS]
     for path in paths:
-        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-            for round_ in range(reader.num_record_batches):
-                batch, metadata = reader.get_batch_with_custom_metadata(round_)
-                start, end = json.loads(metadata[_BOUNDS])[number : number + 2]
-                slices.append(batch.slice(start, end - start))
-    return from_batches(slices, _ARROW_SCHEMA)
+        with path.open("rb") as file:
+            at = 0
+            for rows_of_round in _rounds(file):
+                start, end = _numbers(file, at + number * _NUMBER_BYTES, 2)
+                at += ((1 << partition_bits) + 1) * _NUMBER_BYTES
+                for part, width in zip(parts, _WIDTHS, strict=True):
+                    file.seek(at + start * width)
+                    part.append(file.read((end - start) * width))
+                    at += rows_of_round * width
+                rows += end - start
+    arrays = [
+        pa.Array.from_buffers(field.type, rows, [None, pa.py_buffer(_joined(part))])
+        for field, part in zip(_ARROW_SCHEMA, parts, strict=True)
+    ]
+    frame = pl.from_arrow(pa.RecordBatch.from_arrays(arrays, schema=_ARROW_SCHEMA))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+    return frame
+
+
+def _joined(part: list[bytes]) -> bytes:
+    """The bytes in one piece; the pieces are gone then."""
+    whole = b"".join(part)
+    part.clear()
+    return whole
+
+
+def _rounds(file: IO[bytes]) -> "array[int]":
+    """The number of rows of each round."""
+    end = file.seek(-_NUMBER_BYTES, os.SEEK_END)
+    (rounds,) = _numbers(file, end, 1)
+    return _numbers(file, end - rounds * _NUMBER_BYTES, rounds)
+
+
+def _numbers(file: IO[bytes], at: int, count: int) -> "array[int]":
+    file.seek(at)
+    return array(_NUMBER, file.read(count * _NUMBER_BYTES))
