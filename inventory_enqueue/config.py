@@ -155,9 +155,10 @@ class Sizes:
         """The sizes for a memory budget in bytes, beside the 150 MB of the interpreter and its libraries."""
         workers = max(1, min(os.cpu_count() or 1, memory // MEMORY_PER_WORKER))
         share = memory // workers
+        # The rest is for columns on their way, and for what was freed: it goes back to the system seconds later.
         return cls(
             rows_per_partition=min(1_000_000, max(1_000, share // DIFF_BYTES_PER_ROW)),
-            rows_per_spill=min(1_000_000, max(1_000, share // 2 // SPILL_BYTES_PER_ROW)),
+            rows_per_spill=min(1_000_000, max(1_000, share // 5 // SPILL_BYTES_PER_ROW)),
             bytes_decoded=memory * 2 // 5,
             workers=workers,
         )
