@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 
+from inventory_enqueue import space
 from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import InventoryUnavailableError, RefusedError
@@ -80,7 +81,13 @@ def check_run(run: Run) -> None:
 
     Raises:
         RefusedError: The baseline's index holds something else than the delivery lists.
+        StoppedError: There is too little room for what the run will write.
     """
+    _check_scope(run)
+    space.check(run)
+
+
+def _check_scope(run: Run) -> None:
     if run.config["versions"] == "all" and "version_id" not in run.current.manifest.columns:
         raise RefusedError(
             "this inventory lists current versions only: run with --versions current", where=str(run.current.location)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from inventory_enqueue import space
 from inventory_enqueue.aws.s3 import bucket_region, inventory_filter
 from inventory_enqueue.aws.session import queue_region
 from inventory_enqueue.baseline import Baseline
@@ -62,7 +63,7 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
     now = datetime.now(tz=UTC)
     run_id = new_run_id(now)
     folder = job.runtime.work_dir / run_id / "dry-run" if config.dry_run else job.state / "runs" / run_id
-    return Run(
+    run = Run(
         id=run_id,
         pipeline=job.pipeline,
         created=now,
@@ -80,6 +81,16 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         plan=_plan(job, compared, known),
         runtime=job.runtime,
     )
+    _log.debug(
+        "plan: %d bytes in %d files, in %d batches; %d partitions; %d index and diff tasks at a time; %s",
+        delivery.manifest.total_bytes,
+        len(delivery.manifest.files),
+        len(run.plan.batches),
+        run.plan.partitions,
+        job.runtime.sizes.workers,
+        "; ".join(map(str, space.needs(run))),
+    )
+    return run
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ def _known(job: Job) -> Known | None:
 def _plan(job: Job, compared: _Compared, known: Known | None) -> Plan:
     sizes, delivery, previous = job.runtime.sizes, job.delivery, compared.delivery
     indexes_previous = previous is not None and compared.index is None
-    plan = Plan(
+    return Plan(
         scheme=Scheme() if compared.index is None else compared.index.scheme,
         partition_bits=_partition_bits(job, compared),
         batches=_batches(delivery.manifest.files, sizes.bytes_per_batch),
@@ -169,15 +180,6 @@ def _plan(job: Job, compared: _Compared, known: Known | None) -> Plan:
         recalls=frozenset() if previous is None else _recalls(job.config),
         content_columns=_content_columns(delivery, previous if indexes_previous else None),
     )
-    _log.debug(
-        "plan: %d bytes in %d files, in %d batches; %d partitions; %d index and diff tasks at a time",
-        delivery.manifest.total_bytes,
-        len(delivery.manifest.files),
-        len(plan.batches),
-        plan.partitions,
-        sizes.workers,
-    )
-    return plan
 
 
 def _recalls(config: RunConfig) -> frozenset[Change]:
