@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-import pyarrow as pa
-
 from inventory_enqueue import describe, guards
 from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.config import OnLate
+from inventory_enqueue.delivery.reading import release_memory
 from inventory_enqueue.engines import local
 from inventory_enqueue.errors import IntegrityError, RefusedError
 from inventory_enqueue.index import IndexMeta, read_manifest, write_meta
@@ -177,8 +176,7 @@ def _stage(worker: Worker, stage: Stage, report: RunReport) -> list[TaskReport]:
         for task in local.run_stage(worker, stage):
             reports.append(task)
             _log.debug("%s: %d of %d tasks", stage, len(reports), tasks)
-    # Arrow keeps what the stage's threads freed, and the next stage has threads of its own.
-    pa.default_memory_pool().release_unused()
+    release_memory()  # the next stage has threads of its own, and other needs
     _log.info("%s: %d tasks in %.1f s", stage, tasks, report.seconds[stage])
     return reports
 

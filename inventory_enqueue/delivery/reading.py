@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from inventory_enqueue.delivery.formats import RowSource
 from inventory_enqueue.delivery.formats.csv import CsvSource
-from inventory_enqueue.delivery.formats.orc import OrcSource
+from inventory_enqueue.delivery.formats.orc import Decoder, OrcSource
 from inventory_enqueue.delivery.formats.parquet import ParquetSource, RowGroup
 from inventory_enqueue.delivery.landing import LandedFile
 from inventory_enqueue.errors import IntegrityError
@@ -58,6 +58,12 @@ class Room:
             with self._freed:
                 self._taken -= size
                 self._freed.notify_all()
+
+
+def release_memory() -> None:
+    """Gives back what is kept for the next file: idle decoders, and what Arrow holds for threads that freed it."""
+    Decoder.end_all()
+    pa.default_memory_pool().release_unused()
 
 
 def read_rows(landed: LandedFile, columns: Sequence[str], room: Room) -> Iterator[Rows]:

@@ -31,10 +31,16 @@ def in_process(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def peak_rss() -> int:
-    """The most memory that this process ever had, in bytes. Linux."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+def peak_rss(process: int | str = "self") -> int:
+    """The most memory that a process, by default this one, ever had, in bytes. Linux."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(encoding="ascii"))
     return int(found[1]) * 1024 if found else 0
+
+
+def cpu_seconds(process: int) -> float:
+    """What another process took so far. Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def load_note() -> str:
