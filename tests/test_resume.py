@@ -180,6 +180,60 @@ def test_killed_while_a_data_file_lands_from_s3_it_is_fetched_again(
     assert list(seeded.work.iterdir()) == []
 
 
+IN_RECALL = {
+    "recalled rows are under their temporary name": Moment(RENAME, about="recalled"),
+    "a recall task isn't recorded": Moment(TASK_REPORT, about="Stage.RECALL", call=2),
+    "a recall task is recorded": Moment(TASK_REPORT, "after", about="Stage.RECALL"),
+    "the recall stage is done": Moment(STAGE, about="Stage.ENQUEUE"),
+    "a deleted key is about to be sent": Moment(SEND_BATCH, call=2),
+}
+
+
+@pytest.mark.parametrize("scratch", ["is there", "is lost"])
+@pytest.mark.parametrize("moment", IN_RECALL)
+def test_killed_while_deleted_keys_are_recalled_each_of_them_is_sent_once(
+    moment: str, scratch: str, seeded: Pipeline, days: Days
+) -> None:
+    """The third day lacks the first keys of the second day."""
+    assert seeded.run(days.second).status is Status.COMMITTED
+    seeded.received()
+    seeded.killed(IN_RECALL[moment], days.third, "--changes", "new,deleted")
+    if scratch == "is lost":
+        shutil.rmtree(seeded.work)
+    resumed = seeded.run(days.third, changes=frozenset({Change.NEW, Change.DELETED}))
+    gone = Counter(days.key(0, position) for position in range(3))
+    assert resumed.status is Status.COMMITTED
+    assert (resumed.counts["deleted"], resumed.counts["deleted_gone"]) == (gone.total(), 0)
+    assert seeded.received() == days.third_new + gone
+    assert list(seeded.work.iterdir()) == []
+
+
+KNOWN_TASK = f"Stage.INDEX: 'index'>, number={FILES},"
+IN_KNOWN = {
+    "the known keys' spill is under its temporary name": Moment(RENAME, about=f"{FILES:05}.spill"),
+    "the known keys' task isn't recorded": Moment(TASK_REPORT, about=KNOWN_TASK),
+    "the known keys' task is recorded": Moment(TASK_REPORT, "after", about=KNOWN_TASK),
+    "known keys are left out of the candidates": Moment(TASK_REPORT, "after", about="Stage.DIFF"),
+}
+
+
+@pytest.mark.parametrize("scratch", ["is there", "is lost"])
+@pytest.mark.parametrize("moment", IN_KNOWN)
+def test_killed_while_known_keys_are_read_none_of_them_is_sent(
+    moment: str, scratch: str, seeded: Pipeline, days: Days, tmp_path: Path
+) -> None:
+    known = tmp_path / "known.jsonl"
+    known.write_text("".join(json.dumps({"key": key}) + "\n" for key in NEW[::2]), encoding="ascii")
+    seeded.killed(IN_KNOWN[moment], days.second, "--known", str(known))
+    if scratch == "is lost":
+        shutil.rmtree(seeded.work)
+    resumed = seeded.run(days.second, known=known)
+    assert resumed.status is Status.COMMITTED
+    assert resumed.counts["known"] == len(NEW[::2])
+    assert seeded.received() == Counter(key.encode() for key in NEW[1::2])
+    assert list(seeded.work.iterdir()) == []
+
+
 @pytest.mark.parametrize("moment", BETWEEN_SENDING_AND_RECORDING)
 def test_with_several_requests_in_flight_twice_is_at_most_what_they_held(
     moment: str, seeded: Pipeline, days: Days
