@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench bench-read bench-memory bench-diff soak clean
+.PHONY: help demo test check bench bench-read bench-memory bench-diff bench-send soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -18,15 +18,21 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## set up, then run the main job against an embedded S3 + SQS server
 	$(BIN)/inventory-enqueue demo
 
-test: check  ## set up, then lint, type-check and test
+test: check build/ministack/.installed  ## set up, then lint, type-check and test
 	$(BIN)/pytest
+
+# A server that the tests run against. It pins its own botocore, so it has an environment of its own.
+build/ministack/.installed: Makefile
+	$(PYTHON) -m venv build/ministack
+	build/ministack/bin/python -m pip install --quiet --disable-pip-version-check 'ministack==1.5.33'
+	touch $@
 
 check: $(VENV)/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-read bench-memory bench-diff  ## all benchmarks, as ratios against peers in the same run: an hour
+bench: bench-read bench-memory bench-diff bench-send  ## all benchmarks, as ratios against peers in the same run: an hour
 
 bench-read: $(VENV)/.installed  ## decoding and fingerprinting, against polars and pyarrow; memory; overlap of downloads
 	$(BIN)/python scripts/bench/reading.py
@@ -36,6 +42,11 @@ bench-memory: $(VENV)/.installed  ## peak memory on the hardest files, against t
 
 bench-diff: $(VENV)/.installed  ## the diff of 20 M objects, against polars, duckdb and Spark (needs Java)
 	$(BIN)/python scripts/bench/diffing.py
+
+bench-send: $(VENV)/.installed  ## the sender, against boto3, aiobotocore and the Node SDK; faults; memory (needs cc, openssl, npm)
+	$(BIN)/python scripts/bench/sending.py
+	$(BIN)/python scripts/bench/sending.py --part faults --our-messages 5000000
+	$(BIN)/python scripts/bench/sending.py --part memory --our-messages 2500000
 
 soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, many times over: an hour
 	SOAK=1 $(BIN)/pytest tests/test_formats.py tests/test_chains.py

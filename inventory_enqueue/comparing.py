@@ -8,6 +8,7 @@ import polars as pl
 
 from inventory_enqueue import describe, guards
 from inventory_enqueue.baseline import Baseline
+from inventory_enqueue.batching import records_of
 from inventory_enqueue.config import Change
 from inventory_enqueue.execution import compare, described, remove_scratch
 from inventory_enqueue.ledger import read_baseline
@@ -16,7 +17,7 @@ from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.report import RunReport, Status
 from inventory_enqueue.sinks.sqs import estimated_cost_usd
 from inventory_enqueue.stages.diff import CHANGES, read_candidates
-from inventory_enqueue.stages.enqueue import build_messages, full_rows
+from inventory_enqueue.stages.enqueue import full_rows, message_rows, template_of
 from inventory_enqueue.stages.recall import deleted_rows, replaced_rows
 from inventory_enqueue.stages.worker import Worker
 from inventory_enqueue.store import LocalStore
@@ -68,8 +69,8 @@ def _sample(worker: Worker) -> str | None:
     for number in range(len(worker.run.plan.batches)):
         candidates = read_candidates(worker.run, number).head(1)
         for rows in full_rows(worker, number, candidates):
-            for message in build_messages(worker.run, rows):
-                return message.body
+            made = message_rows(worker.run, rows.head(1))
+            return worker.form.body(records_of(made, template_of(worker.run)))
     return None
 
 

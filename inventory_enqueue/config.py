@@ -16,8 +16,10 @@ from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.uris import Location
 
 MAX_CONCURRENCY: Final = 256
-DEFAULT_CONCURRENCY: Final = 16
-"""SendMessageBatch requests in flight. Each holds a thread and at most 1 MiB of messages, twice while it is sent."""
+DEFAULT_CONCURRENCY: Final = 64
+"""SendMessageBatch requests in flight, at most. Each holds a connection (about 100 KB), and its messages once more
+while they are sent: 7 KB for ten ordinary ones, 1 MiB at most."""
+MAX_RECORDS_PER_MESSAGE: Final = 10_000
 
 _PIPELINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -51,7 +53,126 @@ class MessageFormat(StrEnum):
     """The shape of a message's body."""
 
     S3_EVENT = "s3-event"
+    """As S3 notifies a queue."""
+    EVENTBRIDGE = "eventbridge"
+    """As S3 notifies EventBridge."""
     JSON = "json"
+    """A plain object with the inventory's column names."""
+    KEY = "key"
+    """The bare key."""
+
+
+class EventTime(StrEnum):
+    """What time an event in the shape of S3's says it has."""
+
+    LAST_MODIFIED = "last-modified"
+    """The object's last modification; of a deleted object, the delivery's creation."""
+    NOW = "now"
+    """The run's: for consumers that skip old events."""
+
+
+class SendTransport(StrEnum):
+    """How requests to SQS are made."""
+
+    CURL = "curl"
+    """By libcurl, all from one thread."""
+    BOTO3 = "boto3"
+    """By the AWS SDK, with a thread for each request in flight: the reference, at twenty times the CPU."""
+
+
+class Verify(StrEnum):
+    """What of an answer is checked beside its ids."""
+
+    MD5 = "md5"
+    """The MD5 of each message's body."""
+    COUNT = "count"
+    """Nothing."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """How messages are sent: none of it changes which keys are sent, and it may differ when a run is resumed."""
+
+    concurrency: int = DEFAULT_CONCURRENCY
+    """Requests in flight, at most."""
+    rate: float | None = None
+    """Messages a second, at most."""
+    pause_above: int | None = None
+    """Nothing is sent while more messages than these wait in the queue."""
+    records_per_message: int = 1
+    """Records in a message, at most: for formats with Records."""
+    transport: SendTransport | None = None
+    """By default curl, and boto3 where pycurl is missing."""
+    verify: Verify = Verify.MD5
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ValueError(f"concurrency {self.concurrency}: 1 to {MAX_CONCURRENCY} requests in flight are possible")
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"rate {self.rate}: a number of messages a second above 0 was expected")
+        if self.pause_above is not None and self.pause_above < 0:
+            raise ValueError(f"pause_above {self.pause_above}: a number of messages was expected")
+        if not 1 <= self.records_per_message <= MAX_RECORDS_PER_MESSAGE:
+            raise ValueError(
+                f"records_per_message {self.records_per_message}: 1 to {MAX_RECORDS_PER_MESSAGE} are possible"
+            )
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Sending":
+        """Reads what asdict made."""
+        transport = document["transport"]
+        return cls(
+            **{
+                **document,
+                "transport": None if transport is None else SendTransport(transport),
+                "verify": Verify(document["verify"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class MessageGroups:
+    """The MessageGroupId of messages: FIFO queues keep the order within one, and fair queues share out by it.
+
+    No order is promised here, since an inventory has none, and a key has one message a run.
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/using-messagegroupid-property.html
+    """
+
+    name: str | None = None
+    """One group for all messages; else many, by a hash of the key."""
+    count: int = 64
+    """So many: a FIFO queue's throughput grows with its groups."""
+
+    @classmethod
+    def parse(cls, text: str) -> "MessageGroups":
+        """Reads a group's id, or hash:N for N groups.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        kind, colon, number = text.partition(":")
+        if kind == "hash" and colon:
+            if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= MAX_MESSAGE_GROUPS):
+                raise ValueError(f"{text!r}: hash:N with N from 1 to {MAX_MESSAGE_GROUPS} was expected")
+            return cls(count=int(number))
+        if not _GROUP_ID.fullmatch(text):
+            raise ValueError(f"{text!r}: up to 128 letters, digits and punctuation, or hash:N, were expected")
+        return cls(name=text)
+
+    def __str__(self) -> str:
+        """As parse reads it."""
+        return self.name if self.name is not None else f"hash:{self.count}"
+
+
+MAX_MESSAGE_GROUPS: Final = 20_000
+_GROUP_ID = re.compile(r"[!-~]{1,128}")
+FIFO_GROUPS: Final = MessageGroups()
+"""Where none were asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +180,11 @@ class SqsQueue:
     """Messages go to a queue."""
 
     queue_url: str
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether it is a FIFO queue: their names end so."""
+        return self.queue_url.endswith(".fifo")
 
     def __post_init__(self) -> None:
         """Checks the URL.
@@ -200,13 +326,16 @@ class RunConfig:
     filters: Filters = field(default_factory=Filters)
     send_admitted: bool = False
     message_format: MessageFormat = MessageFormat.S3_EVENT
+    event_time: EventTime = EventTime.LAST_MODIFIED
+    message_groups: MessageGroups | None = None
+    """By default FIFO_GROUPS for a FIFO queue, and none for another one."""
     source_region: str | None = None
     max_shrink: float = 0.5
     """The share of the baseline's objects that may be missing in a delivery."""
     max_quarantined: float = 0.001
     """The share of a delivery's rows that may be unreadable; they are left out."""
     dry_run: bool = False
-    concurrency: int = DEFAULT_CONCURRENCY
+    sending: Sending = field(default_factory=Sending)
     work_dir: Path | None = None
     aws: AwsSettings = field(default_factory=AwsSettings)
     sizes: Sizes = field(default_factory=lambda: Sizes.within(DEFAULT_MEMORY))
@@ -221,8 +350,12 @@ class RunConfig:
             raise ValueError(
                 f"pipeline {self.pipeline!r}: up to 128 of A-Z a-z 0-9 . _ - are allowed, the first a letter or digit"
             )
-        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
-            raise ValueError(f"concurrency {self.concurrency}: 1 to {MAX_CONCURRENCY} requests in flight are possible")
+        if not isinstance(self.sink, SqsQueue) and (
+            self.sending.pause_above is not None or self.message_groups is not None
+        ):
+            raise ValueError("a queue's backlog and message groups are nothing that a file has: name a queue")
+        if self.sending.records_per_message > 1 and self.message_format is not MessageFormat.S3_EVENT:
+            raise ValueError(f"a message of the format {self.message_format} holds one record, not several")
         for name, share in (("max_shrink", self.max_shrink), ("max_quarantined", self.max_quarantined)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} {share}: a share from 0 to 1 was expected")
@@ -257,6 +390,8 @@ class RunConfig:
             "filters": self.filters.to_json(),
             "send_admitted": self.send_admitted,
             "message_format": self.message_format,
+            "event_time": self.event_time,
+            "message_groups": None if self.message_groups is None else str(self.message_groups),
             "source_region": self.source_region,
             "max_shrink": self.max_shrink,
             "max_quarantined": self.max_quarantined,

@@ -62,7 +62,14 @@ def counts(counted: Counter[str]) -> dict[str, object]:
 
 def sent(counted: Counter[str]) -> dict[str, object]:
     """What the enqueue tasks counted."""
-    names = {"keys": "sent", "messages": "sent", "requests": "requests", "retries": "retries", "throttled": "throttled"}
+    names = {
+        "keys": "sent",
+        "messages": "messages",
+        "requests": "requests",
+        "billed_requests": "billed",
+        "retries": "retries",
+        "throttled": "throttled",
+    }
     return {
         **{name: counted[count] for name, count in names.items()},
         "failed": counted["failed"],

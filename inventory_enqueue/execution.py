@@ -134,7 +134,7 @@ def conclude(run: Run, ledger: Ledger, sent: Counter[str], report: RunReport) ->
         _log.log(level, "%d keys that reappeared weren't sent; they are in %s", sent["late"], late_file)
     report.status = Status.SEEDED if run.seeding else Status.COMMITTED
     report.exit_code = UNDELIVERABLE if sent["failed"] else 0
-    report.cost_estimate_usd = estimated_cost_usd(sent["requests"])
+    report.cost_estimate_usd = estimated_cost_usd(sent["billed"])
     remove_scratch(run)
     ledger.end(run, report.to_json())
 

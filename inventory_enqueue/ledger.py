@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from inventory_enqueue import documents
+import polars as pl
+
+from inventory_enqueue import acknowledgements, documents
+from inventory_enqueue.acknowledgements import BYTES_PER_ROW
 from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.errors import LockedError, PreflightError
-from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
 from inventory_enqueue.report import iso
 from inventory_enqueue.run import Run
 from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
@@ -149,7 +151,7 @@ class TaskLedger:
 
     Each attempt writes files of its own; the facts in all of them are united.
 
-    acks/<task>/<attempt>.jsonl      format_version, then {"file": 3, "rows": [[first, last], ...]} for each answer
+    acks/<task>/<attempt>.rows       a line with format_version, then the rows accepted, as acknowledgements.py has them
     failures/<task>/<attempt>.jsonl  one Failure a line
     late/<task>/<attempt>.jsonl      the same, for what --on-late keeps back
     """
@@ -162,21 +164,24 @@ class TaskLedger:
         self._task = task
         self._lock = Lock()
         self._logs: dict[str, AppendLog] = {}
+        self._has_header = False
+        """Whether the log of acknowledgements has its first line."""
         self._synced = time.monotonic()
 
-    def acknowledged(self) -> Iterator[tuple[int, int]]:
-        """The rows that the queue accepted in any attempt, as ranges (first, last)."""
+    def acknowledged(self) -> pl.Series:
+        """The rows that the queue accepted in any attempt: UInt64, some of them more than once.
+
+        Raises:
+            IntegrityError: A file is damaged or of a newer version.
+        """
+        rows = [pl.Series("row", [], pl.UInt64)]
         for name in self._files(_ACKS):
             where = str(self._store.path(name))
-            header, *answers = whole_lines(self._store.get(name)) or [documents.encode_line({})]
-            documents.parse(header, dict, where=where)
-            try:
-                for line in answers:
-                    record = json.loads(line)
-                    base = row_base(record["file"])
-                    yield from ((base + first, base + last) for first, last in record["rows"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise documents.damaged(where) from error
+            header, newline, answers = self._store.get(name).partition(b"\n")
+            if newline:
+                documents.parse(header, dict, where=where)
+                rows.append(acknowledgements.decode(answers, where=where))
+        return pl.concat(rows)
 
     def failed(self) -> list[int]:
         """The rows that stand in the failures files of any attempt."""
@@ -198,11 +203,11 @@ class TaskLedger:
         unique = {record["row"]: record for record in self._records(kind)}
         return b"".join((json.dumps(record) + "\n").encode() for record in unique.values())
 
-    def record(self, sent: Sequence[int], failures: Sequence[Failure] = ()) -> None:
+    def record(self, sent: bytes, failures: Sequence[Failure] = ()) -> None:
         """Records an answer of the queue, at once: a process that is killed afterwards has it.
 
         Args:
-            sent: Rows accepted.
+            sent: Rows accepted, as acknowledgements.encode() gives them.
             failures: Messages that were refused for good; durable when this returns.
 
         Raises:
@@ -210,11 +215,20 @@ class TaskLedger:
         """
         with self._lock:
             if sent:
-                self._ack_log().append(_ack_lines(sent))
+                self._ack_log().append(sent)
             self._append(_FAILURES, failures)
             if time.monotonic() - self._synced > SYNC_INTERVAL:
                 self._ack_log().sync()
                 self._synced = time.monotonic()
+
+    def record_failures(self, failures: Sequence[Failure]) -> None:
+        """Records messages that no queue takes; they are durable when this returns.
+
+        Raises:
+            OSError: The state can't be written.
+        """
+        with self._lock:
+            self._append(_FAILURES, failures)
 
     def record_late(self, kept_back: Sequence[Failure]) -> None:
         """Records messages that aren't sent, since their keys reappeared; they are durable when this returns.
@@ -240,16 +254,19 @@ class TaskLedger:
             log.sync()
 
     def _ack_log(self) -> AppendLog:
-        is_new = _ACKS not in self._logs
         log = self._log(_ACKS)
-        if is_new:
-            log.append(documents.encode_line(self._header))
+        if not self._has_header:
+            line = documents.encode_line(self._header).rstrip()
+            # No row lies across two blocks of the file system.
+            log.append(line.ljust(len(line) + -(len(line) + 1) % BYTES_PER_ROW) + b"\n")
+            self._has_header = True
         return log
 
     def _log(self, kind: str) -> AppendLog:
         """This attempt's file of a kind."""
         if kind not in self._logs:
-            name = f"{kind}/{self._task:05d}/{len(self._files(kind)):05d}.jsonl"
+            suffix = "rows" if kind == _ACKS else "jsonl"
+            name = f"{kind}/{self._task:05d}/{len(self._files(kind)):05d}.{suffix}"
             self._logs[kind] = self._store.create_log(name)
         return self._logs[kind]
 
@@ -261,19 +278,3 @@ class TaskLedger:
         for name in self._files(kind):
             for line in whole_lines(self._store.get(name)):
                 yield documents.parse(line, dict, where=str(self._store.path(name)))
-
-
-def _ack_lines(rows: Iterable[int]) -> bytes:
-    """Rows as lines of (file, row ranges)."""
-    files: dict[int, list[list[int]]] = {}
-    for row in sorted(rows):
-        file, position = divmod(row, MAX_ROWS_PER_FILE)
-        ranges = files.setdefault(file, [])
-        if ranges and ranges[-1][1] + 1 == position:
-            ranges[-1][1] = position
-        else:
-            ranges.append([position, position])
-    return b"".join(
-        (json.dumps({"file": file, "rows": ranges}, separators=(",", ":")) + "\n").encode()
-        for file, ranges in files.items()
-    )

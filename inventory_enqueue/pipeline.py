@@ -90,7 +90,7 @@ def begin_job(config: RunConfig) -> Iterator[Job]:
     Raises:
         InventoryEnqueueError: There is none, or it can't be read; in the block too, where a file can't be written.
     """
-    runtime = Runtime(_work_dir(config), config.concurrency, config.aws, config.sizes)
+    runtime = Runtime(_work_dir(config), config.sending, config.aws, config.sizes)
     landing = Landing(config.aws, runtime.work_dir)
     try:
         _make_work_dir(runtime.work_dir)

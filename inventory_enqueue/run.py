@@ -9,17 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from inventory_enqueue import documents
 from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.config import (
+    FIFO_GROUPS,
     AwsSettings,
     Change,
+    EventTime,
     MessageFormat,
+    MessageGroups,
     OnLate,
+    Sending,
     SinkConfig,
     Sizes,
+    SqsQueue,
     sink_from_identity,
 )
 from inventory_enqueue.filters import Filters
@@ -47,7 +52,7 @@ class Runtime:
     """Where and how fast the tasks work: may differ when a run is resumed."""
 
     work_dir: Path
-    concurrency: int
+    sending: Sending
     aws: AwsSettings
     sizes: Sizes
 
@@ -60,7 +65,7 @@ class Runtime:
         """Reads what to_json wrote."""
         return cls(
             Path(document["work_dir"]),
-            document["concurrency"],
+            Sending.from_json(document["sending"]),
             AwsSettings(**document["aws"]),
             Sizes(**document["sizes"]),
         )
@@ -148,6 +153,24 @@ class Run:
     def message_format(self) -> MessageFormat:
         """The shape of the messages."""
         return MessageFormat(self.config["message_format"])
+
+    @property
+    def message_groups(self) -> MessageGroups | None:
+        """The groups of messages, if they have any."""
+        text = self.config["message_groups"]
+        if text is not None:
+            return MessageGroups.parse(text)
+        return FIFO_GROUPS if self.is_fifo else None
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether messages go to a FIFO queue."""
+        return isinstance(self.sink, SqsQueue) and self.sink.is_fifo
+
+    @property
+    def event_time(self) -> EventTime:
+        """What time events have."""
+        return EventTime(self.config["event_time"])
 
     @property
     def selected_changes(self) -> frozenset[Change]:
@@ -288,6 +311,17 @@ class Run:
             for task in self.store.names(kind)
         )
 
+    def output_size(self) -> int | None:
+        """The size of the output file when the run opened it first; None where it didn't yet."""
+        if not self.store.exists(_OUTPUT):
+            return None
+        where = str(self.store.path(_OUTPUT))
+        return documents.parse(self.store.get(_OUTPUT), lambda document: int(document["size"]), where=where)
+
+    def save_output_size(self, size: int) -> None:
+        """Records what was in the output file before the run."""
+        self.store.put(_OUTPUT, documents.encode({"size": size}))
+
     def with_runtime(self, runtime: Runtime) -> "Run":
         """The same run, worked on from another place or at another pace."""
         return replace(self, runtime=runtime)
@@ -316,6 +350,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
         for name in ours.keys() | theirs.keys()
         if json.dumps(ours.get(name), sort_keys=True) != json.dumps(theirs.get(name), sort_keys=True)
     )
+
+
+_OUTPUT: Final = "output.json"
 
 
 def _task_file(stage: Stage, number: int) -> str:

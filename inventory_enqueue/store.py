@@ -111,8 +111,9 @@ class AppendLog:
     """Lines appended to one file: from append() on they survive the process's death, from sync() on the machine's."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes over an open descriptor."""
+        """Takes over the open descriptor of an empty file."""
         self._descriptor = descriptor
+        self._size = 0
 
     def append(self, data: bytes) -> None:
         """Appends whole lines, or nothing.
@@ -120,15 +121,15 @@ class AppendLog:
         Raises:
             OSError: The disk refused them.
         """
-        before = os.fstat(self._descriptor).st_size
         view = memoryview(data)
         try:
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError:
             # The next line must not continue this one.
-            os.ftruncate(self._descriptor, before)
+            os.ftruncate(self._descriptor, self._size)
             raise
+        self._size += len(data)
 
     def sync(self) -> None:
         """Makes all lines durable."""

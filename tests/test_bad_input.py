@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, MessageFormat, RunConfig, SqsQueue
+from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, MessageFormat, RunConfig, Sending, SqsQueue
 from inventory_enqueue.errors import InventoryEnqueueError, PreflightError
 from inventory_enqueue.pipeline import run
 from inventory_enqueue.report import RunReport, Status
@@ -97,7 +97,7 @@ class Scene:
                 previous=previous,
                 message_format=MessageFormat.JSON,
                 work_dir=self.folder / "work",
-                concurrency=1,
+                sending=Sending(concurrency=1),
                 aws=AwsSettings(region="us-east-1"),
             )
         )
@@ -655,7 +655,7 @@ def interrupted(scene: Scene, roto: RotoServer, queue_url: str) -> Iterator[Inte
         yield Interrupted(scene, through(proxy, queue_url), Counter(key.encode() for key in keys))
 
 
-@pytest.mark.parametrize("name", ["run.json", "acks/*/00000.jsonl", "tasks/index-00000.json"])
+@pytest.mark.parametrize("name", ["run.json", "acks/*/00000.rows", "tasks/index-00000.json"])
 def test_a_newer_file_of_an_unfinished_run_stops_its_resumption_and_repeats_nothing(
     name: str, interrupted: Interrupted, sqs_client: SQSClient, queue_url: str
 ) -> None:
@@ -679,8 +679,14 @@ def test_a_newer_file_of_an_unfinished_run_stops_its_resumption_and_repeats_noth
         ("run.json", b'{"format_version": 1}'),
         ("tasks/index-00000.json", b'{"format_version": 1}'),
         *[
-            ("acks/*/00000.jsonl", line)
-            for line in (b"spoilt", b"[]", b"{}", b'{"file": 0}', b'{"file": 0, "rows": 1}')
+            ("acks/*/00000.rows", line)
+            for line in (
+                b"spoilt",
+                b"[]",
+                b"{}",
+                b'{"format_version": 1}\nspoilt, too',
+                b'{"format_version": 1}\n[[0, 9]]',
+            )
         ],
     ],
 )

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from inventory_enqueue import planning
 from inventory_enqueue.baseline import Baseline
-from inventory_enqueue.config import AwsSettings, Change, FirstRun, JsonLinesFile, RunConfig, Sizes
+from inventory_enqueue.config import AwsSettings, Change, FirstRun, JsonLinesFile, RunConfig, Sending, Sizes
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.filters import VERSION_COLUMNS, Filters, Moment, Pattern
@@ -303,7 +303,7 @@ class Stages:
             scope={},
             kind="manifest",
             plan=Plan(self._scheme, day.sizes.partition_bits or 0, (), content_columns=content),
-            runtime=Runtime(_STATE, 1, AwsSettings(), day.sizes),
+            runtime=Runtime(_STATE, Sending(), AwsSettings(), day.sizes),
         )
 
     def _committed(self, number: int) -> Baseline:

@@ -1,4 +1,4 @@
-"""What the queue said of a task's rows, written line by line: what was recorded is read back, whatever was torn off."""
+"""What the queue said of a task's rows: what was recorded is read back, whatever was torn off."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from inventory_enqueue import acknowledgements, pipeline
 from inventory_enqueue import ledger as ledger_module
-from inventory_enqueue import pipeline
 from inventory_enqueue.config import FirstRun, JsonLinesFile, RunConfig
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import IntegrityError
@@ -29,15 +30,18 @@ from inventory_enqueue.store import AppendLog
 from tests.support import deliveries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 TASK = 3
 ACKS = f"acks/{TASK:05d}"
 FAILURES = f"failures/{TASK:05d}"
 
-# Rows that touch and rows that don't, at the start of a file, inside and at its very end, over several files.
+# At the start of a file, inside and at its very end, over several files; and any other.
 POSITIONS = st.one_of(st.integers(0, 30), st.integers(MAX_ROWS_PER_FILE - 3, MAX_ROWS_PER_FILE - 1))
-ROWS = st.builds(lambda file, position: row_base(file) + position, st.integers(0, 3), POSITIONS)
+MOST = (1 << 56) - 1
+ROWS = st.one_of(
+    st.builds(lambda file, position: row_base(file) + position, st.integers(0, 3), POSITIONS), st.integers(0, MOST)
+)
 ANSWERS = st.lists(st.lists(ROWS, max_size=10, unique=True), max_size=8)
 KEYS = st.one_of(st.sampled_from(ODD_KEYS), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
 FAILED = st.builds(Failure, ROWS, KEYS, st.sampled_from(["InvalidMessageContents"]), KEYS, st.booleans(), KEYS)
@@ -78,11 +82,15 @@ def attempt(run: Run) -> Iterator[TaskLedger]:
         task.close()
 
 
+def encoded(*rows: int) -> bytes:
+    return bytes(acknowledgements.encode(pl.Series(rows, dtype=pl.UInt64)))
+
+
 def acknowledged(run: Run) -> Counter[int]:
-    """The rows in all ranges, counted: a row that was acknowledged twice may be there twice."""
-    ranges = list(TaskLedger(run, TASK).acknowledged())
-    assert all(first <= last for first, last in ranges)
-    return Counter(row for first, last in ranges for row in range(first, last + 1))
+    """The rows, counted: a row that was acknowledged twice may be there twice."""
+    rows = TaskLedger(run, TASK).acknowledged()
+    assert rows.dtype == pl.UInt64
+    return Counter(rows.to_list())
 
 
 def failures(run: Run) -> list[dict[str, Any]]:
@@ -102,52 +110,36 @@ def test_every_row_recorded_in_any_attempt_is_acknowledged_and_no_other(
         for answers in attempts:
             with attempt(run) as task:
                 for rows in answers:
-                    task.record(rows)
+                    task.record(encoded(*rows))
         assert acknowledged(run) == Counter(row for answers in attempts for rows in answers for row in rows)
 
 
-@few
-@given(rows=st.lists(ROWS, max_size=60, unique=True))
-def test_only_truly_contiguous_rows_of_one_file_share_a_range(rows: list[int], any_run: Run) -> None:
-    with fresh(any_run) as run:
-        with attempt(run) as task:
-            task.record(rows)
-        ranges = list(TaskLedger(run, TASK).acknowledged())
-    assert Counter(row for first, last in ranges for row in range(first, last + 1)) == Counter(rows)
-    for first, last in ranges:
-        assert first // MAX_ROWS_PER_FILE == last // MAX_ROWS_PER_FILE
-    starts = {first for first, _ in ranges}
-    touching = [last for _, last in ranges if last + 1 in starts]
-    assert all((last + 1) % MAX_ROWS_PER_FILE == 0 for last in touching), "two ranges that touch are one"
-
-
-def test_the_last_row_of_a_file_and_the_first_of_the_next_are_not_contiguous(any_run: Run) -> None:
-    with fresh(any_run) as run:
-        with attempt(run) as task:
-            task.record([row_base(1) - 1, row_base(1), row_base(1) + 1])
-        assert list(TaskLedger(run, TASK).acknowledged()) == [
-            (row_base(1) - 1, row_base(1) - 1),
-            (row_base(1), row_base(1) + 1),
-        ]
+@given(rows=st.lists(ROWS, max_size=60), start=st.integers(0, 70), stop=st.integers(0, 70))
+def test_rows_are_encoded_as_eight_bytes_each_and_decoded_again(rows: list[int], start: int, stop: int) -> None:
+    series = pl.Series(rows, dtype=pl.UInt64)[start:stop]
+    data = bytes(acknowledgements.encode(series))
+    assert data == b"".join(row.to_bytes(7, "little") + b"\xac" for row in rows[start:stop])
+    assert acknowledgements.decode(data, where="").to_list() == rows[start:stop]
 
 
 def test_a_file_of_acknowledgements_begins_with_its_format_version_and_run(any_run: Run) -> None:
     with fresh(any_run) as run:
         for _ in range(2):
             with attempt(run) as task:
-                task.record([row_base(2) + 5, row_base(2) + 6, row_base(2) + 8])
+                task.record(encoded(row_base(2) + 5, 0))
+                task.record(encoded(10))
         paths = sorted((run.folder / ACKS).iterdir())
-        assert [path.name for path in paths] == ["00000.jsonl", "00001.jsonl"]
+        assert [path.name for path in paths] == ["00000.rows", "00001.rows"]
         for path in paths:
-            header, *lines = path.read_text(encoding="ascii").splitlines()
+            header, _, rows = path.read_bytes().partition(b"\n")
             assert json.loads(header) == {"format_version": 1, "run_id": run.id, "pipeline": "p"}
-            assert [json.loads(line) for line in lines] == [{"file": 2, "rows": [[5, 6], [8, 8]]}]
+            assert rows == encoded(row_base(2) + 5, 0, 10)
 
 
 def test_an_attempt_in_which_nothing_was_answered_leaves_no_file(any_run: Run) -> None:
     with fresh(any_run) as run:
         with attempt(run) as task:
-            task.record([])
+            task.record(b"")
         assert list(run.folder.iterdir()) == []
         assert acknowledged(run) == Counter()
         assert failures(run) == []
@@ -157,17 +149,17 @@ def test_tasks_have_ledgers_of_their_own(any_run: Run) -> None:
     with fresh(any_run) as run:
         for number in (TASK, TASK + 1):
             task = TaskLedger(run, number)
-            task.record([number], [failure(number + 100)])
+            task.record(encoded(number), [failure(number + 100)])
             task.close()
         for number in (TASK, TASK + 1):
-            assert list(TaskLedger(run, number).acknowledged()) == [(number, number)]
+            assert TaskLedger(run, number).acknowledged().to_list() == [number]
             assert TaskLedger(run, number).failed() == [number + 100]
 
 
 def test_what_was_recorded_is_there_before_the_attempt_ends(any_run: Run) -> None:
     """As a killed process leaves it: never closed."""
     with fresh(any_run) as run, attempt(run) as task:
-        task.record([1, 2], [failure(3)])
+        task.record(encoded(1, 2), [failure(3)])
         assert acknowledged(run) == Counter([1, 2])
         assert TaskLedger(run, TASK).failed() == [3]
 
@@ -176,7 +168,7 @@ def test_answers_recorded_by_many_threads_are_all_there(any_run: Run) -> None:
     batches = [[row_base(n % 3) + 20 * n + position for position in range(10)] for n in range(400)]
     with fresh(any_run) as run:
         with attempt(run) as task, ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda rows: task.record(rows[:9], [failure(rows[9])]), batches))
+            list(pool.map(lambda rows: task.record(encoded(*rows[:9]), [failure(rows[9])]), batches))
         assert acknowledged(run) == Counter(row for rows in batches for row in rows[:9])
         assert Counter(TaskLedger(run, TASK).failed()) == Counter(rows[9] for rows in batches)
         assert len(list((run.folder / ACKS).iterdir())) == 1
@@ -185,51 +177,44 @@ def test_answers_recorded_by_many_threads_are_all_there(any_run: Run) -> None:
 # ---- Torn tails: a power loss leaves any part of what was not synced
 
 
-def sizes_after(path: Path, task: TaskLedger, answers: Sequence[Sequence[int]]) -> list[int]:
-    """Record answers, and note the file's size after each."""
-    sizes = []
-    for rows in answers:
-        task.record(rows)
-        sizes.append(path.stat().st_size if path.exists() else 0)
-    return sizes
-
-
 @few
-@given(answers=ANSWERS, later=st.lists(ROWS, max_size=5, unique=True), data=st.data())
-def test_a_tail_torn_at_any_byte_loses_only_what_it_touched_and_a_later_attempt_goes_on(
+@given(answers=ANSWERS, later=st.lists(ROWS, max_size=5), data=st.data())
+def test_a_tail_torn_at_any_byte_loses_only_the_rows_it_touched_and_a_later_attempt_goes_on(
     answers: list[list[int]], later: list[int], data: st.DataObject, any_run: Run
 ) -> None:
     with fresh(any_run) as run:
-        path = run.folder / ACKS / "00000.jsonl"
+        path = run.folder / ACKS / "00000.rows"
         with attempt(run) as task:
-            sizes = sizes_after(path, task, answers)
+            for rows in answers:
+                task.record(encoded(*rows))
         whole = path.read_bytes() if path.exists() else b""
         left = data.draw(st.integers(0, len(whole)))
         if whole:
             path.write_bytes(whole[:left])
         with attempt(run) as task:
-            task.record(later)
+            task.record(encoded(*later))
         got = acknowledged(run)
-    kept = [rows for rows, size in zip(answers, sizes, strict=True) if size <= left]
-    assert got >= Counter(later) + Counter(row for rows in kept for row in rows)
-    assert got <= Counter(later) + Counter(row for rows in answers for row in rows)
-    touched = next((rows for rows, size in zip(answers, sizes, strict=True) if size > left), [])
-    assert got <= Counter(later) + Counter(row for rows in [*kept, touched] for row in rows)
+    kept = max(0, left - len(whole.partition(b"\n")[0]) - 1) // 8
+    assert got == Counter(later) + Counter([row for rows in answers for row in rows][:kept])
 
 
-def test_a_tail_torn_at_each_byte_keeps_every_line_before_it(any_run: Run) -> None:
-    answers = [[0, 1, 2, 9], [row_base(1) + 4], [row_base(2), 10, 11]]
+@pytest.mark.parametrize("zeros", [0, 1, 7, 8, 4096])
+def test_a_tail_torn_at_each_byte_with_zeros_after_it_keeps_every_row_before_it_and_never_counts_as_row_0(
+    zeros: int, any_run: Run
+) -> None:
+    """A power loss leaves zeros where the file had grown already, but its blocks weren't written: anywhere in a row."""
+    rows = [0, 1, 2, 9, row_base(1) + 4, row_base(2), 10, MOST, 0]
     with fresh(any_run) as run:
-        path = run.folder / ACKS / "00000.jsonl"
+        path = run.folder / ACKS / "00000.rows"
         with attempt(run) as task:
-            sizes_after(path, task, answers)
+            task.record(encoded(*rows[:4]))
+            task.record(encoded(*rows[4:]))
         whole = path.read_bytes()
-        lines = [[0, 1, 2, 9], [row_base(1) + 4], [10, 11], [row_base(2)]]  # an answer of two files makes two lines
+        first = whole.index(b"\n") + 1
         for left in range(len(whole) + 1):
-            path.write_bytes(whole[:left])
-            newlines = whole[:left].count(b"\n")
-            expected = [row for line in lines[: max(0, newlines - 1)] for row in line]
-            assert acknowledged(run) == Counter(expected), left
+            path.write_bytes(whole[:left] + bytes(zeros))
+            kept = max(0, left - first) // 8
+            assert acknowledged(run) == Counter(rows[:kept]), left
 
 
 @few
@@ -242,39 +227,75 @@ def test_failures_torn_at_any_byte_lose_only_what_was_torn(
         sizes = []
         with attempt(run) as task:
             for record in records:
-                task.record([], [record])
+                task.record(b"", [record])
                 sizes.append(path.stat().st_size)
         left = data.draw(st.integers(0, sizes[-1]))
         path.write_bytes(path.read_bytes()[:left])
         kept = [record.row for record, size in zip(records, sizes, strict=True) if size <= left]
         assert TaskLedger(run, TASK).failed() == kept
         with attempt(run) as task:  # the others are refused again
-            task.record([], [record for record in records if record.row not in kept])
+            task.record(b"", [record for record in records if record.row not in kept])
         assert {record["row"]: record["key"] for record in failures(run)} == {r.row: r.key for r in records}
 
 
 @pytest.mark.parametrize(
     "spoilt",
     [
-        pytest.param(b'{"file":0,"rows":[[5,\n{"file":0,"rows":[[6,6]]}\n', id="a line that is cut in its middle"),
-        pytest.param(b"\0" * 40 + b'\n{"file":0,"rows":[[6,6]]}\n', id="a block that was never written"),
+        pytest.param(encoded(5)[:3] + encoded(6, 7), id="a row that is cut in its middle"),
+        pytest.param(bytes(40) + encoded(6), id="a block that was never written"),
+        pytest.param(bytes(43) + encoded(6)[3:], id="a block that was never written, and the end of a row"),
+        pytest.param(b"\x05\0\0\0\0\0\0\xad", id="another mark"),
+        pytest.param(b"\xff" * 8, id="bits that are set"),
+        pytest.param(b'{"file":0,"rows":[[6,6]]}\n', id="a text"),
     ],
 )
 def test_damage_before_the_tail_is_told_with_the_file_that_has_it(spoilt: bytes, any_run: Run) -> None:
     """A power loss may keep a later block and lose an earlier one; then nothing may be guessed."""
     with fresh(any_run) as run:
         with attempt(run) as task:
-            task.record([1, 2])
-        path = run.folder / ACKS / "00000.jsonl"
+            task.record(encoded(1, 2))
+        path = run.folder / ACKS / "00000.rows"
         path.write_bytes(path.read_bytes() + spoilt)
         with pytest.raises(IntegrityError, match=str(path)):
             acknowledged(run)
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_line_spoils_no_other_line(
-    any_run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Space comes back while other answers are on their way: each of them is recorded, too."""
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"\n", id="empty"),
+        pytest.param(bytes(70) + b"\n", id="a block that was never written"),
+        pytest.param(b'{"run_id": "r"}\n', id="no version"),
+        pytest.param(b'["format_version", 1]\n', id="no object"),
+        pytest.param(b"", id="none"),
+    ],
+)
+def test_rows_without_their_header_are_damage(header: bytes, any_run: Run) -> None:
+    with fresh(any_run) as run:
+        path = run.folder / ACKS / "00000.rows"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(header + encoded(10, 2))  # the 10 looks like the end of a line
+        with pytest.raises(IntegrityError, match=str(path)):
+            acknowledged(run)
+
+
+@few
+@example(bits={0})
+@given(bits=st.sets(st.integers(0, 8 * 8 * 4 - 1), min_size=1, max_size=4))
+def test_a_mark_that_is_damaged_is_told_and_no_other_row_is_ever_made_up_of_it(bits: set[int]) -> None:
+    data = bytearray(encoded(1, 0, 77, row_base(3)))
+    marks = bytes(data[7::8])
+    for bit in bits:
+        data[bit // 8] ^= 1 << bit % 8
+    if bytes(data[7:31:8]) != marks[:3]:
+        with pytest.raises(IntegrityError):
+            acknowledgements.decode(bytes(data), where="")
+    elif bytes(data[7::8]) == marks:
+        assert acknowledgements.decode(bytes(data), where="").len() == 4
+
+
+def fills_up(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Give what fills the disk: of the next write, all but nine bytes find room; after it there is space again."""
     write = os.write
     full = False
 
@@ -287,23 +308,47 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_spoils_no_other_line(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(descriptor, data[: len(data) - 9])
 
+    def fill() -> None:
+        nonlocal full
+        full = True
+
+    monkeypatch.setattr(os, "write", half)
+    return fill
+
+
+def test_a_disk_that_is_full_in_the_middle_of_an_answer_spoils_no_other_answer(
+    any_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Space comes back while other answers are on their way: each of them is recorded, too."""
+    fill = fills_up(monkeypatch)
     with fresh(any_run) as run:
         with attempt(run) as task:
-            task.record([1])
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "write", half)
-                full = True
-                with pytest.raises(OSError, match="No space left"):
-                    task.record([2])
-                task.record([3])
+            task.record(encoded(1))
+            fill()
+            with pytest.raises(OSError, match="No space left"):
+                task.record(encoded(2, 4))
+            task.record(encoded(3))
         assert acknowledged(run) == Counter([1, 3])
+
+
+def test_a_disk_that_is_full_at_the_first_answer_spoils_no_later_answer(
+    any_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = fills_up(monkeypatch)
+    with fresh(any_run) as run:
+        with attempt(run) as task:
+            fill()
+            with pytest.raises(OSError, match="No space left"):
+                task.record(encoded(1))
+            task.record(encoded(2))
+        assert acknowledged(run) == Counter([2])
 
 
 def test_a_newer_format_version_is_refused(any_run: Run) -> None:
     with fresh(any_run) as run:
         with attempt(run) as task:
-            task.record([1], [failure(2)])
-        for path in (run.folder / ACKS / "00000.jsonl", run.folder / FAILURES / "00000.jsonl"):
+            task.record(encoded(1), [failure(2)])
+        for path in (run.folder / ACKS / "00000.rows", run.folder / FAILURES / "00000.jsonl"):
             path.write_bytes(path.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
         with pytest.raises(IntegrityError, match=r"acks.*format_version is 2"):
             acknowledged(run)
@@ -322,7 +367,7 @@ def test_failures_of_any_key_are_read_back_as_they_were_the_last_one_of_each_row
     with fresh(any_run) as run:
         for records in attempts:
             with attempt(run) as task:
-                task.record([], records)
+                task.record(b"", records)
         everything = [record for records in attempts for record in records]
         assert TaskLedger(run, TASK).failed() == [record.row for record in everything]
         common = {"format_version": 1, "run_id": run.id, "pipeline": "p", "bucket": deliveries.SOURCE}
@@ -333,7 +378,7 @@ def test_failures_of_any_key_are_read_back_as_they_were_the_last_one_of_each_row
 def test_each_odd_key_stands_in_a_line_of_its_own(any_run: Run) -> None:
     with fresh(any_run) as run:
         with attempt(run) as task:
-            task.record([], [failure(row, key, message=key) for row, key in enumerate(ODD_KEYS)])
+            task.record(b"", [failure(row, key, message=key) for row, key in enumerate(ODD_KEYS)])
         lines = (run.folder / FAILURES / "00000.jsonl").read_bytes().split(b"\n")
         assert lines.pop() == b""
         assert all(line.isascii() for line in lines)
@@ -361,9 +406,9 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[AppendLog]:
 def test_a_failure_is_durable_when_it_is_recorded(any_run: Run, synced: list[AppendLog]) -> None:
     """Nothing sends it again after a power loss unless the run goes on: so it is rare, and may cost an fsync."""
     with fresh(any_run) as run, attempt(run) as task:
-        task.record([], [failure(1)])
+        task.record(b"", [failure(1)])
         assert len(synced) == 1
-        task.record([], [failure(2)])
+        task.record(b"", [failure(2)])
         assert len(synced) == 2
 
 
@@ -375,11 +420,11 @@ def test_acknowledgements_are_synced_once_an_interval_and_at_the_end(
     with fresh(any_run) as run:
         with attempt(run) as task:
             for row in range(5):
-                task.record([row])
+                task.record(encoded(row))
             assert synced == []
             now += ledger_module.SYNC_INTERVAL + 0.1
-            task.record([5])
+            task.record(encoded(5))
             assert len(synced) == 1
-            task.record([6])
+            task.record(encoded(6))
             assert len(synced) == 1
         assert len(synced) == 2

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from inventory_enqueue import acknowledgements
 from inventory_enqueue.config import Change, FirstRun, MessageFormat
 from inventory_enqueue.errors import RefusedError
+from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE
 from inventory_enqueue.report import Stage, Status
 from tests.support.cli import clean_environment
 from tests.support.deliveries import upload
@@ -47,7 +49,7 @@ BATCH = 10
 PATIENCE = 60  # seconds
 
 RECORD = "inventory_enqueue.ledger:TaskLedger.record"
-SEND_BATCH = "inventory_enqueue.sinks.sqs:SqsSink.send"
+SEND_BATCH = "inventory_enqueue.sinks.sqs:SqsSink.begin"
 RENAME = "pathlib:Path.replace"
 STAGE = "inventory_enqueue.engines.local:run_stage"
 TASK_REPORT = "inventory_enqueue.run:Run.save_task_report"
@@ -234,13 +236,13 @@ def test_killed_while_known_keys_are_read_none_of_them_is_sent(
     assert list(seeded.work.iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", BETWEEN_SENDING_AND_RECORDING)
+@pytest.mark.parametrize("call", [1, 2])
 def test_with_several_requests_in_flight_twice_is_at_most_what_they_held(
-    moment: str, seeded: Pipeline, days: Days
+    call: int, seeded: Pipeline, days: Days
 ) -> None:
     """Two processes of the command line, as cron starts them."""
     seeded.concurrency = 3
-    seeded.killed(BETWEEN_SENDING_AND_RECORDING[moment], days.second)
+    seeded.killed(Moment(RECORD, call=call), days.second)
     resumed = seeded.cli(days.second)
     assert (resumed.exit_code, resumed.report["status"]) == (0, "committed")
     received = seeded.received()
@@ -528,32 +530,50 @@ def test_an_older_delivery_after_an_unfinished_run_sends_nothing_of_its_own(seed
 # ---- A power loss: files lose their ends
 
 
-def torn_rows(line: bytes) -> list[tuple[int, int]]:
-    record = json.loads(line)
-    return [(record["file"], n) for first, last in record["rows"] for n in range(first, last + 1)]
+def cut_off(data: bytes, bytes_lost: int) -> bytes:
+    return data[: len(data) - bytes_lost]
+
+
+def zeroed(data: bytes, bytes_lost: int) -> bytes:
+    """A file system that knew the new size, and not yet what is in the blocks."""
+    return cut_off(data, bytes_lost) + bytes(bytes_lost)
 
 
 @pytest.mark.parametrize(
-    ("left", "lost"),
+    ("loss", "bytes_lost", "rows"),
     [
-        pytest.param(lambda lines: sum(map(len, lines)) - 1, 1, id="a newline"),
-        pytest.param(lambda lines: sum(map(len, lines[:-1])) - 3, 2, id="more than a line"),
-        pytest.param(lambda lines: len(lines[0]) // 2, 4, id="even the head"),
-        pytest.param(lambda _: 0, 4, id="everything"),
+        pytest.param(cut_off, 1, 1, id="part of a row"),
+        pytest.param(cut_off, 8, 1, id="a row"),
+        pytest.param(cut_off, 85, 11, id="more than an answer"),
+        pytest.param(cut_off, 160, 20, id="all answers"),
+        pytest.param(zeroed, 8, 1, id="zeros instead of a row"),
+        pytest.param(zeroed, 88, 11, id="zeros instead of more than an answer"),
+        pytest.param(zeroed, 160, 20, id="zeros instead of all answers"),
     ],
 )
 def test_an_acks_file_that_lost_its_end_repeats_exactly_those_rows(
-    left: Callable[[list[bytes]], int], lost: int, seeded: Pipeline, days: Days
+    loss: Callable[[bytes, int], bytes], bytes_lost: int, rows: int, seeded: Pipeline, days: Days
 ) -> None:
-    seeded.killed(Moment("inventory_enqueue.sending:Sender._record", "after", call=4), days.second)
-    logs = sorted((seeded.unfinished / "acks").rglob("*.jsonl"))
-    path = logs[-1]
-    lines = path.read_bytes().splitlines(keepends=True)
-    lost = min(lost, len(lines) - 1)
-    repeated = Counter(days.key(*row) for line in lines[1:][-lost:] for row in torn_rows(line))
-    os.truncate(path, left(lines))
+    seeded.killed(Moment(RECORD, "after", call=6), days.second)
+    path = max((seeded.unfinished / "acks").rglob("*.rows"))
+    data = path.read_bytes()
+    recorded = acknowledgements.decode(data.partition(b"\n")[2], where=str(path)).to_list()
+    assert len(recorded) == 20
+    path.write_bytes(loss(data, bytes_lost))
     resumed = seeded.run(days.second)
     assert resumed.status is Status.COMMITTED
+    repeated = Counter(days.key(*divmod(row, MAX_ROWS_PER_FILE)) for row in recorded[-rows:])
+    assert seeded.received() == days.second_new + repeated
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_an_acks_file_that_lost_even_its_head_repeats_all_of_its_rows(left: int, seeded: Pipeline, days: Days) -> None:
+    seeded.killed(Moment(RECORD, "after", call=6), days.second)
+    path = max((seeded.unfinished / "acks").rglob("*.rows"))
+    recorded = acknowledgements.decode(path.read_bytes().partition(b"\n")[2], where=str(path)).to_list()
+    os.truncate(path, left)
+    assert seeded.run(days.second).status is Status.COMMITTED
+    repeated = Counter(days.key(*divmod(row, MAX_ROWS_PER_FILE)) for row in recorded)
     assert seeded.received() == days.second_new + repeated
 
 

@@ -1,13 +1,20 @@
 """Clients from botocore's own resolution of credentials, regions and endpoints."""
 
-from typing import TYPE_CHECKING
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
 
+from inventory_enqueue.aws.signing import SigningCredentials
 from inventory_enqueue.config import AwsSettings
 from inventory_enqueue.errors import PreflightError
 from inventory_enqueue.version import __version__
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT = 10
 _READ_TIMEOUT = 60
 _S3_ATTEMPTS = 5
+_SQS_ATTEMPTS = 5
 
 
 def s3_client(settings: AwsSettings, *, connections: int = 10) -> "S3Client":
@@ -41,30 +49,108 @@ def s3_client(settings: AwsSettings, *, connections: int = 10) -> "S3Client":
         raise PreflightError(f"no S3 client can be made: {error}") from error
 
 
-def sqs_client(settings: AwsSettings, queue_url: str, *, connections: int) -> "SQSClient":
+def sqs_client(
+    settings: AwsSettings,
+    queue_url: str,
+    *,
+    connections: int = 10,
+    attempts: int = _SQS_ATTEMPTS,
+    timeout: int = _READ_TIMEOUT,
+) -> "SQSClient":
     """A client for SQS in the queue's region, at the queue's own endpoint.
 
-    Retries are the sender's: it retries entries, not requests, so botocore makes one attempt.
+    Args:
+        settings: How AWS is reached.
+        queue_url: The queue.
+        connections: Requests in flight.
+        attempts: Of each request. The sender retries entries, not requests, so its client makes one attempt.
+        timeout: Seconds to wait for an answer.
 
     Raises:
         PreflightError: The profile doesn't exist, or another setting can't be used.
     """
     config = Config(
-        connect_timeout=_CONNECT_TIMEOUT,
-        read_timeout=_READ_TIMEOUT,
-        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=min(_CONNECT_TIMEOUT, timeout),
+        read_timeout=timeout,
+        retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=connections,
         user_agent_extra=f"inventory-enqueue/{__version__}",
     )
-    url = urlsplit(queue_url)
-    region = settings.sqs_region or queue_region(queue_url) or settings.region
-    endpoint = settings.sqs_endpoint_url
-    if endpoint is None and queue_region(queue_url) is None:
-        endpoint = f"{url.scheme}://{url.netloc}"
     try:
-        return _session(settings, region).client("sqs", endpoint_url=endpoint, config=config)
+        return _session(settings, _sqs_region(settings, queue_url)).client(
+            "sqs", endpoint_url=_sqs_endpoint(settings, queue_url), config=config
+        )
     except (BotoCoreError, ValueError) as error:
         raise PreflightError(f"no SQS client can be made: {error}", where=queue_url) from error
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how requests of our own reach a service: all of it as botocore resolves it for its clients."""
+
+    url: str
+    service: str
+    """The name that requests are signed for."""
+    region: str
+    credentials: Callable[[], SigningCredentials | None]
+    """Asks for those that are valid now, and refreshes temporary ones; None where requests aren't signed.
+
+    Raises BotoCoreError where there are none.
+    """
+    ca_bundle: str | None
+    """Certificates that are trusted; None where nobody checks them."""
+    proxy: str | None
+    connect_timeout: int = _CONNECT_TIMEOUT
+    read_timeout: int = _READ_TIMEOUT
+
+
+def sqs_endpoint(settings: AwsSettings, queue_url: str) -> Endpoint:
+    """The endpoint that sqs_client talks to.
+
+    Raises:
+        PreflightError: As sqs_client.
+    """
+    session = _session(settings, _sqs_region(settings, queue_url))
+    return _endpoint(session, sqs_client(settings, queue_url), "sqs")
+
+
+def _endpoint(session: boto3.Session, client: Any, service: str) -> Endpoint:  # noqa: ANN401 - any service's client
+    url = client.meta.endpoint_url
+    found = session.get_credentials()
+
+    def credentials() -> SigningCredentials:
+        if found is None:
+            raise NoCredentialsError
+        frozen = found.get_frozen_credentials()
+        if not frozen.access_key or not frozen.secret_key:
+            raise NoCredentialsError
+        return SigningCredentials(frozen.access_key, frozen.secret_key, frozen.token)
+
+    # As botocore.session and botocore.args choose them.
+    configured = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - boto3 shows it nowhere else
+    authorities: str | None = configured or os.environ.get("REQUESTS_CA_BUNDLE")
+    return Endpoint(
+        url=url,
+        service=service,
+        region=client.meta.region_name,
+        credentials=credentials,
+        ca_bundle=authorities or get_cert_path(verify=True),
+        proxy=get_environ_proxies(url).get(urlsplit(url).scheme),
+    )
+
+
+def _sqs_region(settings: AwsSettings, queue_url: str) -> str | None:
+    return settings.sqs_region or queue_region(queue_url) or settings.region
+
+
+def _sqs_endpoint(settings: AwsSettings, queue_url: str) -> str | None:
+    """The queue's own host, where it isn't the region's usual one: another service, or an endpoint in a VPC."""
+    if settings.sqs_endpoint_url is not None:
+        return settings.sqs_endpoint_url
+    url = urlsplit(queue_url)
+    if queue_region(queue_url) is None or ".vpce." in (url.hostname or ""):
+        return f"{url.scheme}://{url.netloc}"
+    return None
 
 
 def queue_region(queue_url: str) -> str | None:
@@ -73,9 +159,13 @@ def queue_region(queue_url: str) -> str | None:
     labels = host.split(".")
     if "amazonaws" not in labels:
         return None
-    # Legacy hosts are <region>.queue.amazonaws.com and queue.amazonaws.com (us-east-1).
-    candidates = [label for label in labels[: labels.index("amazonaws")] if label.count("-") >= 2]  # noqa: PLR2004
-    return candidates[0].removeprefix("vpce-") if candidates else "us-east-1"
+    # Legacy hosts are <region>.queue.amazonaws.com and queue.amazonaws.com (us-east-1); those of endpoints in a VPC
+    # begin with the endpoint's id, vpce-0123456789abcdef0-01234567.sqs.<region>.vpce.amazonaws.com.
+    regions = [label for label in labels[: labels.index("amazonaws")] if _REGION.fullmatch(label)]
+    return regions[0] if regions else "us-east-1"
+
+
+_REGION = re.compile(r"[a-z]+(-[a-z]+)+-[0-9]+")
 
 
 def _session(settings: AwsSettings, region: str | None) -> boto3.Session:

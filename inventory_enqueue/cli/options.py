@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from inventory_enqueue.cli.types import (
     DayType,
     DurationType,
     LocationType,
+    MessageGroupsType,
     MomentType,
     NamesType,
     SizeType,
@@ -21,18 +23,23 @@ from inventory_enqueue.config import (
     DEFAULT_CONCURRENCY,
     DEFAULT_MEMORY,
     MAX_CONCURRENCY,
+    MAX_RECORDS_PER_MESSAGE,
     MIN_MEMORY,
     AwsSettings,
+    EventTime,
     FirstRun,
     JsonLinesFile,
     LatestDelivery,
     MessageFormat,
     OnLate,
     RunConfig,
+    Sending,
+    SendTransport,
     SinkConfig,
     Sizes,
     SqsQueue,
     StandardOutput,
+    Verify,
 )
 from inventory_enqueue.delivery.events import manifest_of_event
 from inventory_enqueue.filters import Filters, Pattern
@@ -45,7 +52,7 @@ def default_state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "inventory-enqueue"
 
 
-def _names(choices: type[FirstRun | MessageFormat | OnLate | Versions]) -> click.Choice[str]:
+def _names(choices: type[StrEnum]) -> click.Choice[str]:
     return click.Choice([choice.value for choice in choices])
 
 
@@ -76,6 +83,19 @@ _SINK: Final = [
         default=MessageFormat.S3_EVENT.value,
         show_default=True,
         help="Shape of the messages.",
+    ),
+    click.option(
+        "--event-time",
+        type=_names(EventTime),
+        default=EventTime.LAST_MODIFIED.value,
+        show_default=True,
+        help="Time in s3-event and eventbridge messages: the object's, or the run's.",
+    ),
+    click.option(
+        "--message-group-id",
+        type=MessageGroupsType(),
+        metavar="ID|hash:N",
+        help="MessageGroupId: one for all, or N by a hash of the key (default: hash:64 for a FIFO queue, else none).",
     ),
     click.option("--source-region", help="awsRegion in the messages (default: the bucket's)."),
 ]
@@ -140,13 +160,37 @@ _GUARDS: Final = [
     ),
     click.option("--dry-run", "-n", is_flag=True, help="Show what would be sent; touch neither queue nor state."),
 ]
-_CONCURRENCY: Final = [
+_SENDING: Final = [
     click.option(
         "--concurrency",
         type=click.IntRange(1, MAX_CONCURRENCY),
         default=DEFAULT_CONCURRENCY,
         show_default=True,
-        help="SQS requests in flight.",
+        help="SQS requests in flight, at most: it starts with 8 and adapts.",
+    ),
+    click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Messages a second, at most."),
+    click.option(
+        "--pause-above",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Send nothing while more than N messages wait in the queue.",
+    ),
+    click.option(
+        "--records-per-message",
+        type=click.IntRange(1, MAX_RECORDS_PER_MESSAGE),
+        default=1,
+        show_default=True,
+        help="Records in an s3-event message, at most, and up to 64 KB: cheaper, for consumers that take several.",
+    ),
+    click.option(
+        "--verify",
+        type=_names(Verify),
+        default=Verify.MD5.value,
+        show_default=True,
+        help="Check each message's MD5 in SQS's answers, or only that all are in them.",
+    ),
+    click.option(
+        "--transport", type=_names(SendTransport), help="How SQS is reached (default: curl, else boto3: slower)."
     ),
 ]
 RESOURCES: Final = [
@@ -188,7 +232,7 @@ def with_options(*groups: Sequence[Decorator]) -> Decorator:
 
 
 run_options: Final = with_options(
-    _SOURCE, _SINK, _STATE, _CHANGES, VERSIONS, FILTERS, _GUARDS, _CONCURRENCY, RESOURCES, S3, _SQS, _OUTPUT
+    _SOURCE, _SINK, _STATE, _CHANGES, VERSIONS, FILTERS, _GUARDS, _SENDING, RESOURCES, S3, _SQS, _OUTPUT
 )
 """Gives a command all options of the main job."""
 
@@ -246,9 +290,18 @@ def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunCon
             max_shrink=options["max_shrink"],
             max_quarantined=options["max_quarantined"],
             message_format=MessageFormat(options["message_format"]),
+            event_time=EventTime(options["event_time"]),
             source_region=options["source_region"],
             dry_run=options["dry_run"],
-            concurrency=options["concurrency"],
+            message_groups=options["message_group_id"],
+            sending=Sending(
+                concurrency=options["concurrency"],
+                rate=options["rate"],
+                pause_above=options["pause_above"],
+                records_per_message=options["records_per_message"],
+                transport=None if options["transport"] is None else SendTransport(options["transport"]),
+                verify=Verify(options["verify"]),
+            ),
             work_dir=options["work_dir"],
             sizes=sizes(options),
             aws=aws(options),

@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from inventory_enqueue.config import Change
+from inventory_enqueue.config import Change, MessageGroups
 from inventory_enqueue.filters import Moment
 from inventory_enqueue.uris import Location, parse_location
 
@@ -95,6 +95,16 @@ class SizeType(_Parsed):
     def parse(self, text: str) -> int:
         """Parses it."""
         return int(_amount(text, _BYTES, "a size such as 512M or 2GiB"))
+
+
+class MessageGroupsType(_Parsed):
+    """A MessageGroupId, or hash:N."""
+
+    name = "group"
+
+    def parse(self, text: str) -> MessageGroups:
+        """Parses it."""
+        return MessageGroups.parse(text)
 
 
 class DayType(_Parsed):

@@ -11,10 +11,9 @@ from inventory_enqueue.stages.worker import Worker
 def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
     """Runs all tasks of a stage and yields their reports as they end.
 
-    Enqueue tasks run one at a time, since each has `concurrency` requests in flight; the others `workers` at a time,
-    each with the memory that config.Sizes states (of twice as many diff tasks, half compute and half wait for the
-    disk). After an error no further task is begun;
-    those under way end early.
+    Enqueue tasks run one at a time, since each has as many requests in flight as the pace allows; the others `workers`
+    at a time, each with the memory that config.Sizes states (of twice as many diff tasks, half compute and half wait
+    for the disk). After an error no further task is begun; those under way end early.
 
     Raises:
         InventoryEnqueueError, OSError: As the first task that failed.

@@ -68,7 +68,7 @@ def run(worker: Worker, number: int) -> TaskReport:
 
 def _columns(run: Run) -> Sequence[str]:
     """What is needed of a row: of a deleted object, an event says no more than its identity."""
-    full = Change.CHANGED in run.plan.recalls or run.message_format is not MessageFormat.S3_EVENT
+    full = Change.CHANGED in run.plan.recalls or run.message_format is MessageFormat.JSON
     return MESSAGE_COLUMNS if full else identity_columns(run.versions)
 
 

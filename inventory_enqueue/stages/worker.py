@@ -4,11 +4,14 @@ import shutil
 from functools import cached_property
 from threading import BoundedSemaphore, Event
 
+from inventory_enqueue.batching import MessageForm
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.delivery.reading import Room
 from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.index import IndexMeta
+from inventory_enqueue.messages import ENVELOPES
+from inventory_enqueue.pacing import Pace, Pause
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
@@ -80,11 +83,41 @@ class Worker:
         """
         match self.run.sink:
             case SqsQueue(queue_url):
-                return SqsSink(queue_url, self.run.runtime.aws, connections=self.run.runtime.concurrency)
+                sending = self.run.runtime.sending
+                return SqsSink(
+                    queue_url,
+                    self.run.runtime.aws,
+                    connections=sending.concurrency,
+                    transport=sending.transport,
+                    verify=sending.verify,
+                )
             case JsonLinesFile(path):
-                return JsonLinesFileSink(path)
+                begun_at = self.run.output_size()
+                sink = JsonLinesFileSink(path, begun_at=begun_at)
+                if begun_at is None:
+                    self.run.save_output_size(sink.begun_at)
+                return sink
             case StandardOutput():
                 return StandardOutputSink()
+
+    @cached_property
+    def form(self) -> MessageForm:
+        """What all messages have in common."""
+        envelope = ENVELOPES[self.run.message_format]
+        return MessageForm(
+            envelope,
+            max_records=self.run.runtime.sending.records_per_message if envelope.holds_several else 1,
+            attributes={"run_id": self.run.id, "pipeline": self.run.pipeline},
+        )
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How fast they are sent."""
+        sending = self.run.runtime.sending
+        pause = None
+        if sending.pause_above is not None and isinstance(self.sink, SqsSink):
+            pause = Pause(sending.pause_above, self.sink.backlog)
+        return Pace(sending.concurrency, sending.rate, pause)
 
     def open_sink(self) -> None:
         """Proves that the sink can be used, before any work is done for it.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from inventory_enqueue import pipeline
-from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, RunConfig, Sizes, SqsQueue
+from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, RunConfig, Sending, Sizes, SqsQueue
 from inventory_enqueue.report import Status
 from tests.support import deliveries
 from tests.support.cli import Result, run_cli
@@ -109,7 +109,7 @@ class Pipeline:
             sink=SqsQueue(self.queue_url),
             state=self.state,
             pipeline="p",
-            concurrency=self.concurrency,
+            sending=Sending(concurrency=self.concurrency),
             work_dir=self.work,
             aws=AwsSettings(region=REGION, sqs_endpoint_url=self.endpoint_url, s3_endpoint_url=self.endpoint_url),
             sizes=Sizes(**ONE_FILE_A_TASK),

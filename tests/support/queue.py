@@ -54,8 +54,7 @@ def drain(client: SQSClient, url: str) -> list[str]:
 
 def keys_of(bodies: Iterable[str], message_format: str) -> Counter[bytes]:
     """Count the object keys in message bodies, as the bytes that a consumer ends up with."""
-    keys = _event_keys if message_format == "s3-event" else _json_keys
-    return Counter(key for body in bodies for key in keys(body))
+    return Counter(key for body in bodies for key in _KEYS[message_format](body))
 
 
 def _event_keys(body: str) -> Iterator[bytes]:
@@ -65,6 +64,17 @@ def _event_keys(body: str) -> Iterator[bytes]:
 
 def _json_keys(body: str) -> Iterator[bytes]:
     yield json.loads(body)["key"].encode()
+
+
+def _bridge_keys(body: str) -> Iterator[bytes]:
+    yield json.loads(body)["detail"]["object"]["key"].encode()
+
+
+def _bare_key(body: str) -> Iterator[bytes]:
+    yield body.encode()
+
+
+_KEYS = {"s3-event": _event_keys, "eventbridge": _bridge_keys, "json": _json_keys, "key": _bare_key}
 
 
 def _visible(client: SQSClient, url: str) -> int:
