@@ -31,7 +31,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import click
-from measuring import in_process, load_note, scratch_folder
+from measuring import in_process, load_note, programs_of, scratch_folder
 
 CHANGES: Final = ("new", "changed", "deleted")
 EVENTS: Final = {"ObjectCreated:Put": "created", "ObjectRemoved:Delete": "removed"}
@@ -219,7 +219,7 @@ def main(  # noqa: PLR0913 - the command line's options
 def contest(folder: Path, objects: int, rows_per_file: int, rounds: int, peers: Mapping[str, Peer]) -> bool:
     """Prints the contenders' table, and returns whether the sets are right and, where they count, the goals met."""
     pair = _pair(folder, objects, rows_per_file)
-    programs = {name: _programs(folder, name, peer.requirements) for name, peer in peers.items()}
+    programs = {name: programs_of(folder, name, peer.requirements) for name, peer in peers.items()}
     firsts: list[Run] = []
     ours: list[Run] = []
     theirs: dict[str, list[Usage]] = {name: [] for name in peers}
@@ -352,21 +352,6 @@ def _pair(folder: Path, objects: int, rows_per_file: int) -> Pair:
         Pair(begun).link()
         begun.rename(root)
     return Pair(root)
-
-
-def _programs(folder: Path, name: str, requirements: Sequence[str]) -> Path:
-    """The folder of an environment's programs, which is made where it doesn't have just that yet; or of ours."""
-    if not requirements:
-        return Path(sys.executable).parent
-    environment = folder / "venvs" / name
-    programs, done = environment / "bin", environment / "installed"
-    if not done.exists() or done.read_text(encoding="utf-8").split() != list(requirements):
-        shutil.rmtree(environment, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)  # noqa: S603 - a fresh environment
-        install = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *requirements], check=True)  # noqa: S603 - what stands in PEERS
-        done.write_text("\n".join(requirements), encoding="utf-8")
-    return programs
 
 
 def _ours(pair: Pair, place: Path) -> tuple[Run, Run]:

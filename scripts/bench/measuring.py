@@ -1,9 +1,11 @@
-"""What the benchmarks have in common: a scratch folder, fresh processes, and what they took."""
+"""What the benchmarks have in common: a scratch folder, environments, fresh processes, and what they took."""
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -29,6 +31,21 @@ def in_process(function: Callable[..., T], *arguments: object) -> T:
     """Calls it in a new process, which has done nothing else."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def programs_of(folder: Path, name: str, requirements: Sequence[str]) -> Path:
+    """The folder of an environment's programs, which is made where it doesn't have just that yet; or of ours."""
+    if not requirements:
+        return Path(sys.executable).parent
+    environment = folder / "venvs" / name
+    programs, done = environment / "bin", environment / "installed"
+    if not done.exists() or done.read_text(encoding="utf-8").split() != list(requirements):
+        shutil.rmtree(environment, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)  # noqa: S603 - a fresh environment
+        install = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, *requirements], check=True)  # noqa: S603 - what stands in a benchmark's list of peers
+        done.write_text("\n".join(requirements), encoding="utf-8")
+    return programs
 
 
 def peak_rss(process: int | str = "self") -> int:

@@ -190,7 +190,7 @@ def index_stage(manifest: Location, folder: Path, aws: AwsSettings) -> Usage:
     config = RunConfig(
         manifest, StandardOutput(), folder / "state", first_run=FirstRun.SEED, source_region="us-east-1", aws=aws
     )
-    runtime = Runtime(folder / "work", config.concurrency, aws, config.sizes)
+    runtime = Runtime(folder / "work", config.sending, aws, config.sizes)
     landing = Landing(aws, runtime.work_dir)
     worker = Worker(plan_run(Job(config, runtime, landing, landing.open(manifest), "bench"), None))
     wall, cpu = time.monotonic(), _cpu_seconds()
