@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from hypothesis import settings
 
 from inventory_enqueue.demo.roto import RotoServer
 from tests.support.cli import clean_environment
+from tests.support.file_pipeline import FilePipeline
 from tests.support.queue import create_queue
 
 if TYPE_CHECKING:
@@ -107,3 +109,23 @@ def bucket(s3_client: S3Client) -> str:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+@pytest.fixture(autouse=True)
+def log_level_restored() -> Iterator[None]:
+    """The command line sets the level of the package's logger, for good."""
+    logger = logging.getLogger("inventory_enqueue")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def daily(tmp_path: Path) -> FilePipeline:
+    return FilePipeline(tmp_path / "pipeline")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder that stands for the destination bucket."""
+    return tmp_path / "destination"

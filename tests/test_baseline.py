@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from click.testing import CliRunner
 from inventory_enqueue import planning
 from inventory_enqueue.cli.main import cli
 from inventory_enqueue.config import Change, Sizes
-from inventory_enqueue.errors import InventoryEnqueueError, InventoryUnavailableError, StoppedError
+from inventory_enqueue.errors import InventoryUnavailableError, StoppedError
 from inventory_enqueue.filters import Filters, Moment
 from inventory_enqueue.manifest import FileFormat
 from inventory_enqueue.report import Status
@@ -25,8 +24,9 @@ from inventory_enqueue.sinks.jsonl import JsonLinesFileSink
 from tests.support import data_files, deliveries
 from tests.support.data_files import Row, deliver_rows
 from tests.support.deliveries import DAY_1, SOURCE, checksum_file, data_file, tree
-from tests.support.file_pipeline import FilePipeline, Message, keys
+from tests.support.file_pipeline import FilePipeline, Message, keys, refused
 from tests.support.killer import ONE_FILE_A_TASK
+from tests.support.listing import CURRENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,42 +34,12 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-CURRENT: Final = ["bucket", "key", "size", "last_modified_date", "e_tag", "storage_class"]
 EVERY_CHANGE: Final = frozenset(Change)
 ONE_FILE_EACH: Final = Sizes(**ONE_FILE_A_TASK)
 
 
-@pytest.fixture(autouse=True)
-def log_level_restored() -> Iterator[None]:
-    """The command line sets the level of the package's logger, for good."""
-    logger = logging.getLogger("inventory_enqueue")
-    level = logger.level
-    yield
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def daily(tmp_path: Path) -> FilePipeline:
-    return FilePipeline(tmp_path / "pipeline")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder that stands for the destination bucket."""
-    return tmp_path / "destination"
-
-
 def told(messages: Iterable[Message]) -> Counter[tuple[str, str, int | None]]:
     return Counter((message["change"], message["key"], message["size"]) for message in messages)
-
-
-def refused(daily: FilePipeline, manifest: Path, **options: Any) -> InventoryEnqueueError:  # noqa: ANN401 - of RunConfig
-    """Run to an error, before which nothing was sent and by which nothing moved."""
-    sent, baseline = daily.messages(), daily.baseline()
-    with pytest.raises(InventoryEnqueueError) as caught:
-        daily.run(manifest, **options)
-    assert (daily.messages(), daily.baseline()) == (sent, baseline)
-    return caught.value
 
 
 def index_of(daily: FilePipeline) -> Path:
@@ -313,7 +283,7 @@ def stop(*_: object) -> None:
 @contextmanager
 def stopped_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(JsonLinesFileSink, "send", stop)
+        patch.setattr(JsonLinesFileSink, "begin", stop)
         yield
 
 

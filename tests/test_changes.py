@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from inventory_enqueue.batching import BatchLimits
-from inventory_enqueue.config import Change, FirstRun, MessageFormat, OnLate, RunConfig, Sizes, StandardOutput
+from inventory_enqueue.config import Change, FirstRun, MessageFormat, OnLate, RunConfig, Sending, Sizes, StandardOutput
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
-from inventory_enqueue.errors import InventoryEnqueueError, StoppedError
+from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.manifest import FileFormat
@@ -27,79 +27,30 @@ from inventory_enqueue.sinks.jsonl import JsonLinesFileSink
 from inventory_enqueue.stages import recent
 from tests.support import data_files
 from tests.support.cli import run_cli
-from tests.support.data_files import Groups, Row, deliver_rows
 from tests.support.deliveries import DAY_1, SOURCE, data_file
-from tests.support.file_pipeline import FilePipeline, Message, keys
+from tests.support.file_pipeline import FilePipeline, Message, keys, refused
 from tests.support.killer import KILLED, ONE_FILE_A_TASK, Moment, run_killed
+from tests.support.listing import CURRENT, VERSIONED, deliver, listed, objects, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from inventory_enqueue.batching import MessageBatch
-    from inventory_enqueue.sinks import BatchResult
+    from tests.support.data_files import Row
 
-CURRENT: Final = ["bucket", "key", "size", "last_modified_date", "e_tag", "storage_class"]
-VERSIONED: Final = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", *CURRENT[2:]]
-WRITTEN: Final = DAY_1 - timedelta(hours=1)
 WEEK: Final = timedelta(days=7)
 EVERY_CHANGE: Final = frozenset(Change)
 DELETED: Final = frozenset({Change.DELETED})
+ONE_BY_ONE: Final = Sending(concurrency=1)
 ONE_FILE_EACH: Final = Sizes(**ONE_FILE_A_TASK)
 
 Told = tuple[str, str, str | None, int | None, str | None, str | None]
 """Of a message: change, key, version, size, ETag and time."""
 
 
-@pytest.fixture
-def daily(tmp_path: Path) -> FilePipeline:
-    return FilePipeline(tmp_path / "pipeline")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder that stands for the destination bucket."""
-    return tmp_path / "destination"
-
-
-def listed(key: str, **values: Any) -> Row:  # noqa: ANN401 - a value of any column
-    """An object of the bucket, as its row lists it."""
-    return {
-        "bucket": SOURCE,
-        "key": key,
-        "size": len(key),
-        "last_modified_date": WRITTEN,
-        "e_tag": data_files.md5(key.encode()),
-        "storage_class": "STANDARD",
-        **values,
-    }
-
-
-def objects(*names: str, **values: Any) -> list[Row]:  # noqa: ANN401 - a value of any column
-    return [listed(name, **values) for name in names]
-
-
-def version(key: str, version_id: str | None, *, latest: bool = True, marker: bool = False) -> Row:
-    """A version of an object; a delete marker has no content."""
-    content = data_files.md5(f"{key} {version_id}".encode())
-    row = listed(key, version_id=version_id, is_latest=latest, is_delete_marker=marker, e_tag=content)
-    return row | dict.fromkeys(["size", "e_tag", "storage_class"]) if marker else row
-
-
 def overwritten(row: Row) -> Row:
     return row | {"e_tag": data_files.md5(b"another"), "size": 1_000, "last_modified_date": DAY_1 + timedelta(hours=1)}
-
-
-def deliver(
-    root: Path,
-    day: int,
-    *files: Sequence[Row],
-    columns: Sequence[str] = CURRENT,
-    file_format: FileFormat = FileFormat.PARQUET,
-) -> Path:
-    """Write a delivery whose files have a row group, stripe or gzip member for each of two halves."""
-    halves: list[Groups] = [[list(rows[: len(rows) // 2]), list(rows[len(rows) // 2 :])] for rows in files]
-    return deliver_rows(root, day, file_format, columns, halves)
 
 
 def in_files(rows: Sequence[Row], count: int) -> list[list[Row]]:
@@ -122,15 +73,6 @@ def telling(change: str, rows: Iterable[Row]) -> Counter[Told]:
 def told(messages: Iterable[Message]) -> Counter[Told]:
     names = ("change", "key", "version_id", "size", "e_tag", "last_modified_date")
     return Counter(tuple(message[name] for name in names) for message in messages)
-
-
-def refused(daily: FilePipeline, manifest: Path, **options: Any) -> InventoryEnqueueError:  # noqa: ANN401 - of RunConfig
-    """Run to an error, before which nothing was sent and by which nothing moved."""
-    sent, baseline = daily.messages(), daily.baseline()
-    with pytest.raises(InventoryEnqueueError) as caught:
-        daily.run(manifest, **options)
-    assert (daily.messages(), daily.baseline()) == (sent, baseline)
-    return caught.value
 
 
 class TestDeletedKeys:
@@ -181,7 +123,7 @@ class TestDeletedKeys:
         assert created[0]["s3"]["object"]["size"] == 3
 
     @pytest.mark.parametrize("file_format", list(FileFormat))
-    @pytest.mark.parametrize("message_format", list(MessageFormat))
+    @pytest.mark.parametrize("message_format", [MessageFormat.S3_EVENT, MessageFormat.EVENTBRIDGE, MessageFormat.JSON])
     def test_of_all_versions_each_that_is_gone_is_named_the_null_version_too(
         self, daily: FilePipeline, root: Path, file_format: FileFormat, message_format: MessageFormat
     ) -> None:
@@ -243,9 +185,12 @@ class TestDeletedKeys:
 
 
 def identity(message: Message) -> tuple[str, str, str | None]:
-    """The change, key and version that a message of either format tells."""
-    if "Records" not in message:
+    """The change, key and version that a message of any format tells."""
+    if "schema_version" in message:
         return message["change"], message["key"], message["version_id"]
+    if "detail" in message:
+        change = {"Object Deleted": "deleted", "Object Created": "new"}[message["detail-type"]]
+        return change, message["detail"]["object"]["key"], message["detail"]["object"].get("version-id")
     (event,) = message["Records"]
     change = {"ObjectRemoved:Delete": "deleted", "ObjectCreated:Put": "new"}[event["eventName"]]
     return change, unquote_plus(event["s3"]["object"]["key"]), event["s3"]["object"].get("versionId")
@@ -369,20 +314,20 @@ def stopped_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @contextmanager
 def stopped_at_message(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
     """The sink takes messages one by one, and fails at this one."""
-    send = JsonLinesFileSink.send
+    begin = JsonLinesFileSink.begin
     calls = 0
 
-    def send_or_stop(self: JsonLinesFileSink, batch: MessageBatch) -> BatchResult:
+    def begin_or_stop(self: JsonLinesFileSink, batch: MessageBatch) -> None:
         nonlocal calls
         calls += 1
         if calls >= number:
             raise StoppedError("stopped by the test")
-        return send(self, batch)
+        begin(self, batch)
 
     limits = BatchLimits(max_entries=1, max_message_bytes=1 << 30, max_request_bytes=1 << 30)
     with monkeypatch.context() as patch:
         patch.setattr(JsonLinesFileSink, "limits", limits)
-        patch.setattr(JsonLinesFileSink, "send", send_or_stop)
+        patch.setattr(JsonLinesFileSink, "begin", begin_or_stop)
         yield
 
 
@@ -459,7 +404,7 @@ class TestKeysThatReappear:
     def test_a_resumed_run_keeps_one_record_a_key(
         self, daily: FilePipeline, second: Path, number: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        options: dict[str, Any] = {"on_late": OnLate.SKIP, "sizes": ONE_FILE_EACH, "concurrency": 1}
+        options: dict[str, Any] = {"on_late": OnLate.SKIP, "sizes": ONE_FILE_EACH, "sending": ONE_BY_ONE}
         with stopped_at_message(monkeypatch, number), pytest.raises(StoppedError):
             daily.run(second, **options)
         daily.run(second, **options)
@@ -471,7 +416,7 @@ class TestKeysThatReappear:
         self, daily: FilePipeline, second: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with stopped_at_message(monkeypatch, 2), pytest.raises(StoppedError):
-            daily.run(second, on_late=OnLate.SKIP, concurrency=1)
+            daily.run(second, on_late=OnLate.SKIP, sending=ONE_BY_ONE)
         daily.run(second, on_late=OnLate.SKIP)
         assert (daily.report.counts["reappeared"], daily.report.sent["late"]) == (2, 2)
 
@@ -540,7 +485,7 @@ class TestRecentRows:
         daily.seed(deliver(root, 1, self.KEPT))
         second = deliver(root, 2, *in_files([*self.KEPT, *added], 2))
         with stopped_at_message(monkeypatch, 4), pytest.raises(StoppedError):
-            daily.run(second, concurrency=1)
+            daily.run(second, sending=ONE_BY_ONE)
         assert len(daily.messages()) == 3
         (kept,) = (tmp_path / "pipeline" / "work").glob("*/*/recent/*.arrow")
         kept.unlink()
@@ -594,7 +539,7 @@ class TestReplay:
     ) -> None:
         baseline, before = daily.baseline(), len(daily.messages())
         with stopped_at_message(monkeypatch, 2), pytest.raises(StoppedError):
-            daily.run(days[1], replay=True, concurrency=1)
+            daily.run(days[1], replay=True, sending=ONE_BY_ONE)
         daily.run(days[1], replay=True)
         assert keys(daily.messages()[before:]) == Counter(["b", "c.tmp", "d"])
         assert daily.baseline() == baseline
@@ -814,7 +759,12 @@ class TestResume:
         lost: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        options: dict[str, Any] = {"changes": EVERY_CHANGE, "known": known, "concurrency": 1, "sizes": ONE_FILE_EACH}
+        options: dict[str, Any] = {
+            "changes": EVERY_CHANGE,
+            "known": known,
+            "sending": ONE_BY_ONE,
+            "sizes": ONE_FILE_EACH,
+        }
         with stopped_at_message(monkeypatch, number), pytest.raises(StoppedError):
             daily.run(second, **options)
         assert len(daily.messages()) == number - 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -38,8 +37,6 @@ from tests.support.proxy import FaultProxy
 from tests.support.queue import drain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from types_boto3_sqs import SQSClient
 
     from inventory_enqueue.demo.roto import RotoServer
@@ -48,15 +45,6 @@ SAMPLES = Path(__file__).parents[2] / "shared" / "samples" / "umccr_filemanager"
 
 OLD = [f"logs/{number:02}.json" for number in range(20)]
 NEW = ["new/a b", "new/c+d", "new/é", "new/%41"]
-
-
-@pytest.fixture(autouse=True)
-def log_level_restored() -> Iterator[None]:
-    """The command line sets the level of the package's logger, for good."""
-    logger = logging.getLogger("inventory_enqueue")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 class Days:
@@ -143,6 +131,7 @@ def invoke(*args: str, **environment: str | None) -> Result:
 # ---- Usage
 
 MANIFEST, TO_FILE = ["--manifest", "manifest.json"], ["--output", "out.jsonl"]
+TO_QUEUE = ["--queue-url", "http://127.0.0.1:9/1/queue"]
 PIPELINE_RULE = "the first a letter or digit"
 
 
@@ -178,6 +167,16 @@ PIPELINE_RULE = "the first a letter or digit"
             for name in ("", "..", "../up", "a/b", "/abs", ".hidden", "-x", "_x", "a b", "a\n", "ä", "a" * 129)
         ],
         *[([*MANIFEST, *TO_FILE, "--concurrency", number], "--concurrency") for number in ("0", "-1", "257", "many")],
+        ([*MANIFEST, *TO_FILE, "--pause-above", "10"], "name a queue"),
+        ([*MANIFEST, *TO_FILE, "--message-group-id", "a"], "name a queue"),
+        ([*MANIFEST, *TO_QUEUE, "--message-group-id", "a b"], "up to 128 letters, digits and punctuation, or hash:N"),
+        ([*MANIFEST, *TO_QUEUE, "--message-group-id", "hash:0"], "hash:N with N from 1 to 20000 was expected"),
+        ([*MANIFEST, *TO_QUEUE, "--rate", "0"], "--rate"),
+        ([*MANIFEST, *TO_QUEUE, "--records-per-message", "0"], "--records-per-message"),
+        (
+            [*MANIFEST, *TO_QUEUE, "--message-format", "json", "--records-per-message", "2"],
+            "a message of the format json holds one record, not several",
+        ),
         ([*MANIFEST, *TO_FILE, "--first-run", "maybe"], "'maybe' is not one of 'seed', 'all'"),
         ([*MANIFEST, *TO_FILE, "--message-format", "xml"], "'xml' is not one of"),
         ([*MANIFEST, *TO_FILE, "--no-such-flag"], "No such option '--no-such-flag'"),
@@ -329,16 +328,6 @@ def test_output_file_is_appended_to(seeded: Days) -> None:
     assert seeded.run(seeded.second).sent["keys"] == 4
     assert seeded.lines[0] == '{"key": "there before"}'
     assert seeded.sent == Counter([*NEW, "there before"])
-
-
-@pytest.mark.parametrize("whole", ["", '{"key": "whole"}\n'])
-@pytest.mark.parametrize("torn", ['{"key": "to', "x" * 100_000])
-def test_a_torn_last_line_of_a_killed_run_is_removed(whole: str, torn: str, seeded: Days) -> None:
-    seeded.output.parent.mkdir()
-    seeded.output.write_text(whole + torn, encoding="ascii")
-    assert seeded.run(seeded.second).status is Status.COMMITTED
-    assert seeded.output.read_text(encoding="ascii").startswith(whole + '{"schema_version"')
-    assert seeded.sent == Counter(NEW + (["whole"] if whole else []))
 
 
 def test_the_text_tells_delivery_baseline_counts_and_time(seeded: Days) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import Counter
 from datetime import timedelta
@@ -20,30 +19,19 @@ from tests.support import data_files
 from tests.support.cli import run_cli
 from tests.support.data_files import Row, deliver_rows
 from tests.support.deliveries import DAY_1, SOURCE, data_file, flip, tree
+from tests.support.listing import CURRENT, VERSIONED, listed, objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from click.testing import Result
 
-CURRENT: Final = ["bucket", "key", "size", "last_modified_date", "e_tag", "storage_class"]
-VERSIONED: Final = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", *CURRENT[2:]]
-WRITTEN: Final = DAY_1 - timedelta(hours=1)
 LATER: Final = DAY_1 + timedelta(hours=1, milliseconds=45)
 WRITTEN_TEXT: Final = "2026-03-02T00:00:00.000Z"
 LATER_TEXT: Final = "2026-03-02T02:00:00.045Z"
 MEMBERS: Final = ["change", "bucket", "key", "version_id", "size", "e_tag", "last_modified", "previous"]
 
 Line = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def log_level_restored() -> Iterator[None]:
-    """The command line sets the level of the package's logger, for good."""
-    logger = logging.getLogger("inventory_enqueue")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
@@ -55,28 +43,6 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     assert not (tmp_path / "xdg state").exists()
     assert not (tmp_path / "xdg cache").exists()
     assert tree(tmp_path / "work") == {}
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder that stands for the destination bucket."""
-    return tmp_path / "destination"
-
-
-def listed(key: str, **values: Any) -> Row:  # noqa: ANN401 - a value of any column
-    return {
-        "bucket": SOURCE,
-        "key": key,
-        "size": len(key),
-        "last_modified_date": WRITTEN,
-        "e_tag": data_files.md5(key.encode()),
-        "storage_class": "STANDARD",
-        **values,
-    }
-
-
-def objects(*names: str, **values: Any) -> list[Row]:  # noqa: ANN401 - a value of any column
-    return [listed(name, **values) for name in names]
 
 
 def version(key: str, version_id: str | None, **values: Any) -> Row:  # noqa: ANN401 - a value of any column

@@ -26,7 +26,6 @@ from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import (
     ChecksumMismatchError,
     IntegrityError,
-    InventoryEnqueueError,
     InventoryUnavailableError,
     RefusedError,
 )
@@ -37,28 +36,15 @@ from inventory_enqueue.schema import OBJECT_SCHEMA
 from tests.support import data_files
 from tests.support.data_files import TYPES, UNKNOWN, Groups, Row, deliver_rows
 from tests.support.deliveries import DAY_1, SOURCE, checksum_file, edit_manifest, flip
-from tests.support.file_pipeline import FilePipeline, Message, keys
+from tests.support.file_pipeline import FilePipeline, Message, keys, refused
+from tests.support.listing import CURRENT, VERSIONED, WRITTEN
 from tests.support.reader import ROOM, arrow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FORMATS: Final = list(FileFormat)
-CURRENT: Final = ["bucket", "key", "size", "last_modified_date", "e_tag", "storage_class"]
-VERSIONED: Final = ["bucket", "key", "version_id", "is_latest", "is_delete_marker", *CURRENT[2:]]
-WRITTEN: Final = DAY_1 - timedelta(hours=1)
 BOTH: Final = frozenset({Change.NEW, Change.CHANGED})
-
-
-@pytest.fixture
-def daily(tmp_path: Path) -> FilePipeline:
-    return FilePipeline(tmp_path / "pipeline")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder that stands for the destination bucket."""
-    return tmp_path / "destination"
 
 
 def listed(key: str, **values: Any) -> Row:  # noqa: ANN401 - a value of any column
@@ -96,15 +82,6 @@ def deliver(
 
 def numbered(count: int, prefix: str = "k") -> list[Row]:
     return objects(*(f"{prefix}/{number:03}" for number in range(count)))
-
-
-def refused(daily: FilePipeline, manifest: Path, **options: Any) -> InventoryEnqueueError:  # noqa: ANN401 - of RunConfig
-    """Run to an error, before which nothing was sent and by which nothing moved."""
-    sent, baseline = daily.messages(), daily.baseline()
-    with pytest.raises(InventoryEnqueueError) as caught:
-        daily.run(manifest, **options)
-    assert (daily.messages(), daily.baseline()) == (sent, baseline)
-    return caught.value
 
 
 class TestWhereADeliveryLands:

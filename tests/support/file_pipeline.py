@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from inventory_enqueue import pipeline
 from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, MessageFormat, RunConfig
 from inventory_enqueue.errors import InventoryEnqueueError
@@ -86,3 +88,12 @@ class FilePipeline:
 def keys(messages: list[Message]) -> Counter[str]:
     """Count the keys of messages."""
     return Counter(message["key"] for message in messages)
+
+
+def refused(daily: FilePipeline, manifest: Path, **options: Any) -> InventoryEnqueueError:  # noqa: ANN401 - of RunConfig
+    """Run to an error, before which nothing was sent and by which nothing moved."""
+    sent, baseline = daily.messages(), daily.baseline()
+    with pytest.raises(InventoryEnqueueError) as caught:
+        daily.run(manifest, **options)
+    assert (daily.messages(), daily.baseline()) == (sent, baseline)
+    return caught.value
