@@ -6,6 +6,7 @@ The endpoint it talks to is the one that botocore would choose.
 from __future__ import annotations
 
 import email.utils
+import gc
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import threading
 import time
+import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -464,20 +466,21 @@ def test_a_transport_may_be_closed_with_requests_in_flight() -> None:
 # ---- Clock and credentials
 
 
+@pytest.mark.parametrize("status", ["403 Forbidden", "400 Bad Request"])
 @pytest.mark.parametrize("hours", [-1, 1, 30])
-def test_a_clock_that_is_wrong_is_corrected_by_the_date_of_the_refusal(hours: int) -> None:
+def test_a_clock_that_is_wrong_is_corrected_by_the_date_of_the_refusal(hours: int, status: str) -> None:
     theirs = time.time() + hours * HOUR
 
     def answer(request: Received) -> bytes:
         date = f"Date: {email.utils.formatdate(theirs, usegmt=True)}\r\n"
         is_right = abs(request.signed_at.timestamp() - theirs) < 300
-        return ok(headers=date) if is_right else ok(b"{}", status="403 Forbidden", headers=date)
+        return ok(headers=date) if is_right else ok(b"{}", status=status, headers=date)
 
     with running(Server(answer)) as server, transport(endpoint(server.url), connections=2) as sender:
         sender.begin(REQUEST, b"1", 1)
         sender.begin(REQUEST, b"2", 2)
         for refused in answers(sender, 2):
-            assert refused.status == 403
+            assert refused.status == int(status[:3])
             assert sender.clock_was_wrong(refused)
         again = ask(sender)
         assert again.status == 200
@@ -557,6 +560,47 @@ def test_without_credentials_a_request_raises_and_the_transport_goes_on() -> Non
                 sender.begin(REQUEST, b"{}", 1)
         known.append(SECRET)
         assert ask(sender).status == 200
+
+
+def test_credentials_that_cannot_be_had_again_count_as_unchanged() -> None:
+    """An answer that says they have expired is still an answer: nobody must lose it."""
+    known: list[SigningCredentials] = [SECRET]
+
+    def credentials() -> SigningCredentials:
+        if not known:
+            raise RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired.")
+        return known[0]
+
+    expired = ok(b"{}", status="403 Forbidden")
+    with running(Server(lambda _: expired)) as server, transport(endpoint(server.url, credentials)) as sender:
+        refused = ask(sender)
+        known.clear()
+        assert not sender.credentials_changed(refused)
+
+
+@pytest.mark.parametrize("path", ["/queues", "/a/b/"])
+def test_an_endpoint_with_a_path_is_signed_with_it(path: str) -> None:
+    with running(Server()) as server, transport(endpoint(server.url + path)) as sender:
+        assert ask(sender).status == 200
+    (received,) = server.received
+    assert received.target == path.rstrip("/") + "/"
+    assert received.is_signed_by(SECRET)
+
+
+def test_an_idle_connection_keeps_nothing_of_the_last_request() -> None:
+    class Token:
+        """What a request is about."""
+
+    with running(Server()) as server, transport(endpoint(server.url)) as sender:
+        token = Token()
+        kept = weakref.ref(token)
+        sender.begin(REQUEST, b"{}", token)
+        del token
+        (answer,) = answers(sender, 1)
+        assert answer.token is kept()
+        del answer
+        gc.collect()
+        assert kept() is None
 
 
 def test_requests_that_need_no_signature_have_none() -> None:
