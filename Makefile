@@ -49,7 +49,7 @@ bench-send: $(VENV)/.installed  ## the sender, against boto3, aiobotocore and th
 	$(BIN)/python scripts/bench/sending.py --part memory --our-messages 2500000
 
 soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, many times over: an hour
-	SOAK=1 $(BIN)/pytest tests/test_formats.py tests/test_chains.py
+	SOAK=1 $(BIN)/pytest tests/test_formats.py tests/test_footers.py tests/test_chains.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
+import pyarrow as pa
 
+from inventory_enqueue.delivery.formats.parquet import ParquetSource
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.uris import Location
@@ -17,6 +19,14 @@ _ROWS: Final = 262_144
 _LINES_LOOKED_AT: Final = 1000
 _SUFFIXES: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "ndjson", ".ndjson": "ndjson", ".json": "ndjson"}
 _SCHEMA: Final = {"key": pl.String, "version_id": pl.String}
+_UNREADABLE: Final = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    pa.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+)
+"""What reading damaged bytes raises: the last one where a column's name is no UTF-8."""
 MANIFEST: Final = "manifest.json"
 
 
@@ -44,18 +54,13 @@ def read_known_keys(landing: Landing, location: Location, *, with_versions: bool
     path = landing.fetch(location)
     columns = ["key", "version_id"] if with_versions else ["key"]
     try:
-        _check_columns(path, _name(location), columns)
-        for frame in (
-            _scan(path, _name(location))
-            .select(pl.col(columns).cast(pl.String))
-            .collect_batches(chunk_size=_ROWS, maintain_order=False, engine="streaming")
-        ):
+        for frame in _frames(path, _SUFFIXES[Path(_name(location)).suffix], columns):
             keys = frame.filter(pl.col("key").str.len_bytes() > 0)
             versions = (
                 pl.col("version_id").replace({"": None, "null": None}) if with_versions else pl.lit(None, pl.String)
             )
             yield keys.with_columns(versions.alias("version_id"))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except _UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise IntegrityError(
             f"the known keys can't be read ({reason}): a file with the column {' and '.join(columns)} was expected",
@@ -63,24 +68,46 @@ def read_known_keys(landing: Landing, location: Location, *, with_versions: bool
         ) from error
 
 
-def _scan(path: Path, name: str) -> pl.LazyFrame:
-    match _SUFFIXES[Path(name).suffix]:
-        case "parquet":
-            return pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        case "csv":
-            # Nothing is guessed: a key 0012 is no number, and an empty one no null.
-            return pl.scan_csv(path, infer_schema=False, glob=False)
-        case _:
-            return pl.scan_ndjson(path, schema=_SCHEMA)
+def _frames(path: Path, kind: str, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """These columns of a file, as strings."""
+    if kind == "parquet":
+        yield from _parquet(path, columns)
+        return
+    if kind == "csv":
+        # Nothing is guessed: a key 0012 is no number, and an empty one no null.
+        file = pl.scan_csv(path, infer_schema=False, glob=False)
+    else:
+        _check_columns(path, columns)
+        file = pl.scan_ndjson(path, schema=_SCHEMA)
+    yield from file.select(columns).collect_batches(chunk_size=_ROWS, maintain_order=False, engine="streaming")
 
 
-def _check_columns(path: Path, name: str, columns: list[str]) -> None:
+def _parquet(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """By pyarrow: polars, where it isn't told that a page's header is damaged, ends the process.
+
+    Raises:
+        pl.exceptions.ColumnNotFoundError: The file lacks a column.
+        pa.ArrowException: It is damaged, or a text is no UTF-8.
+    """
+    with ParquetSource(path) as source:
+        for column in columns:
+            if column not in source.columns:
+                raise pl.exceptions.ColumnNotFoundError(column)
+        for batch in source.batches(columns):
+            batch.validate(full=True)
+            # Without the schema's metadata: where a text of it is no UTF-8, polars panics.
+            frame = pl.from_arrow(pa.RecordBatch.from_arrays([batch.column(name) for name in columns], columns))
+            assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
+            yield frame.cast(pl.String)
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
     """JSON Lines are read by names that we give: what no line has would be null in silence.
 
     Raises:
         pl.exceptions.ColumnNotFoundError: None of the first lines has a column.
     """
-    if _SUFFIXES[Path(name).suffix] == "ndjson" and path.stat().st_size:
+    if path.stat().st_size:
         present = pl.scan_ndjson(path, infer_schema_length=_LINES_LOOKED_AT).collect_schema()
         for column in columns:
             if column not in present:

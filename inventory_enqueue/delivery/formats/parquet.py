@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inventory_enqueue.delivery.formats import BATCH_ROWS, pages, unique
+from inventory_enqueue.delivery.formats.footer import BYTE_ARRAY, ColumnChunk, read_metadata
 
 _BUFFER: Final = 1024 * 1024
 """Bytes read ahead of each column: column chunks are streamed, never held whole."""
@@ -33,6 +34,8 @@ class RowGroup:
     rows: int
     decoded: int
     """Bytes that the columns asked for take in memory."""
+    chunks: tuple[ColumnChunk, ...]
+    """Of the columns asked for."""
 
 
 class ParquetSource:
@@ -41,13 +44,17 @@ class ParquetSource:
     keys_are_encoded = False
 
     def __init__(self, path: Path) -> None:
-        """Opens the file and reads its footer."""
+        """Opens the file and reads its footer.
+
+        Raises:
+            pa.ArrowException, OSError, UnicodeDecodeError: It can't be read.
+        """
         self._path = path
-        self._metadata = metadata = pq.read_metadata(path)
-        schema = metadata.schema.to_arrow_schema()
-        self.rows = metadata.num_rows
-        self.columns = unique(schema.names, source="its footer")
-        flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
+        self._footer = read_metadata(path)  # before pyarrow does
+        self.rows = self._footer.num_rows
+        metadata = pq.read_metadata(path)
+        self.columns = unique(metadata.schema.to_arrow_schema().names, source="its footer")
+        flat = {leaf.column for leaf in self._footer.leaves if len(leaf.path) == 1}
         self._file = pq.ParquetFile(
             path,
             metadata=metadata,
@@ -58,26 +65,19 @@ class ParquetSource:
 
     def batches(self, columns: Collection[str], group: RowGroup | None = None) -> Iterator[pa.RecordBatch]:
         """Streams these columns of a row group, or of all of them, whatever their size."""
-        groups = range(self._metadata.num_row_groups) if group is None else [group.number]
+        groups = range(len(self._footer.row_groups)) if group is None else [group.number]
         batches = self._file.iter_batches(BATCH_ROWS, columns=list(columns), row_groups=list(groups), use_threads=False)
         return map(_without_views, batches)
 
     def row_groups(self, columns: Collection[str]) -> Iterator[RowGroup]:
         """The parts of the file, in order."""
         first = 0
-        for number in range(self._metadata.num_row_groups):
-            group = self._metadata.row_group(number)
-            wanted = self._chunks(columns, number)
-            views = sum(chunk.physical_type == "BYTE_ARRAY" for chunk in wanted) * _VIEW * group.num_rows
-            decoded = sum(chunk.total_uncompressed_size for chunk in wanted) + views
-            yield RowGroup(number, first, group.num_rows, decoded)
+        for number, group in enumerate(self._footer.row_groups):
+            chunks = tuple(chunk for chunk in group.columns if chunk.leaf.column in columns)
+            views = sum(chunk.leaf.physical_type == BYTE_ARRAY for chunk in chunks) * _VIEW * group.num_rows
+            decoded = sum(chunk.total_uncompressed_size for chunk in chunks) + views
+            yield RowGroup(number, first, group.num_rows, decoded, chunks)
             first += group.num_rows
-
-    def _chunks(self, columns: Collection[str], number: int) -> list[pq.ColumnChunkMetaData]:
-        """The chunks of these columns in a row group."""
-        group = self._metadata.row_group(number)
-        chunks = (group.column(index) for index in range(group.num_columns))
-        return [chunk for chunk in chunks if chunk.path_in_schema in columns]
 
     def read(self, columns: Collection[str], group: RowGroup) -> pl.DataFrame | None:
         """A row group, by polars: in half the time that pyarrow takes, as it doesn't copy texts.
@@ -86,7 +86,7 @@ class ParquetSource:
             The columns in the file's types; None where polars can't tell what they hold (text that is no UTF-8, say),
             or would trust page headers that contradict the footer.
         """
-        if not pages.are_sound(self._path, self._chunks(columns, group.number), group.rows):
+        if not pages.are_sound(self._path, group.chunks, group.rows):
             return None
         file = pl.scan_parquet(self._path, glob=False, hive_partitioning=False, use_statistics=False, cache=False)
         try:
