@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than most machines of a CI have cores: many tests wait for processes and servers.
+TEST_WORKERS ?= 3
 
 .PHONY: help demo test check bench bench-read bench-memory bench-diff bench-send soak clean
 .DEFAULT_GOAL := help
@@ -19,7 +21,7 @@ demo: $(VENV)/.installed  ## set up, then run the main job against an embedded S
 	$(BIN)/inventory-enqueue demo
 
 test: check build/ministack/.installed  ## set up, then lint, type-check and test
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist worksteal
 
 # A server that the tests run against. It pins its own botocore, so it has an environment of its own.
 build/ministack/.installed: Makefile
@@ -48,8 +50,9 @@ bench-send: $(VENV)/.installed  ## the sender, against boto3, aiobotocore and th
 	$(BIN)/python scripts/bench/sending.py --part faults --our-messages 5000000
 	$(BIN)/python scripts/bench/sending.py --part memory --our-messages 2500000
 
-soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, many times over: an hour
-	SOAK=1 $(BIN)/pytest tests/test_formats.py tests/test_footers.py tests/test_chains.py
+soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, and 1,000 kills: two hours
+	SOAK=1 $(BIN)/pytest -n $(TEST_WORKERS) tests/test_formats.py tests/test_footers.py tests/test_chains.py
+	SOAK=1 $(BIN)/pytest -rP tests/reliability/test_kill_loop.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

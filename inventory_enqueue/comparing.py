@@ -10,6 +10,7 @@ from inventory_enqueue import describe, guards
 from inventory_enqueue.baseline import Baseline
 from inventory_enqueue.batching import records_of
 from inventory_enqueue.config import Change
+from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.execution import compare, described, remove_scratch
 from inventory_enqueue.ledger import read_baseline
 from inventory_enqueue.messages import MESSAGE_COLUMNS
@@ -20,7 +21,6 @@ from inventory_enqueue.stages.diff import CHANGES, read_candidates
 from inventory_enqueue.stages.enqueue import full_rows, message_rows, template_of
 from inventory_enqueue.stages.recall import deleted_rows, replaced_rows
 from inventory_enqueue.stages.worker import Worker
-from inventory_enqueue.store import LocalStore
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +30,8 @@ PREVIOUS = ("size", "e_tag", "last_modified_date")
 
 def dry_run(job: Job, report: RunReport) -> None:
     """Index and diff in scratch space: neither the queue nor the state is touched."""
-    store = LocalStore(job.state)
-    baseline = read_baseline(store)
-    report.baseline = described(baseline, store)
+    baseline = read_baseline(job.store)
+    report.baseline = described(baseline, job.store)
     if nothing_to_do(job, baseline, report):
         report.status = Status.DRY_RUN
         return
@@ -41,10 +40,14 @@ def dry_run(job: Job, report: RunReport) -> None:
     run = plan_run(job, baseline)
     guards.check_run(run)
     report.run_id = run.id
-    worker = Worker(run)
+    worker = Worker(run, job.watch)
     try:
         run.save()
         counts, _ = compare(worker, report)
+        try:
+            guards.check_selected(run, counts)
+        except RefusedError as refused:
+            _log.warning("a run would be refused: %s", refused)
         report.sample_message = _sample(worker)
         report.cost_estimate_usd = estimated_cost_usd(-(-counts["selected"] // 10))
     finally:
@@ -92,7 +95,7 @@ def changes(job: Job, report: RunReport) -> Iterator[pl.DataFrame]:
     guards.check_delivery(job, None)
     run = plan_run(job, None)
     guards.check_run(run)
-    worker = Worker(run)
+    worker = Worker(run, job.watch)
     try:
         run.save()
         counts, _ = compare(worker, report)

@@ -15,6 +15,7 @@ from inventory_enqueue.filters import Filters
 from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.uris import Location
 
+GRACE: Final = 10.0
 MAX_CONCURRENCY: Final = 256
 DEFAULT_CONCURRENCY: Final = 64
 """SendMessageBatch requests in flight, at most. Each holds a connection (about 100 KB), and its messages once more
@@ -104,6 +105,9 @@ class Sending:
     transport: SendTransport | None = None
     """By default curl, and boto3 where pycurl is missing."""
     verify: Verify = Verify.MD5
+    checkpoint_interval: float = 5.0
+    """Seconds between two times at which what the queue acknowledged is made durable: on a local disk a power loss
+    repeats what was sent in this time, with a state in S3 a killed process does."""
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -121,6 +125,8 @@ class Sending:
             raise ValueError(
                 f"records_per_message {self.records_per_message}: 1 to {MAX_RECORDS_PER_MESSAGE} are possible"
             )
+        if not self.checkpoint_interval > 0:
+            raise ValueError(f"checkpoint_interval {self.checkpoint_interval}: seconds above 0 were expected")
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "Sending":
@@ -133,6 +139,36 @@ class Sending:
                 "verify": Verify(document["verify"]),
             }
         )
+
+
+@dataclass(frozen=True)
+class Locking:
+    """How a pipeline is kept to one run at a time."""
+
+    lease: float = 60.0
+    """Seconds for which a holder that isn't heard of keeps the lock of a state in S3. That of a local state needs none:
+    it is free when its holder dies."""
+    patience: float | None = None
+    """Seconds to wait for a lock that another run holds; by default one lease, and what clocks may differ by."""
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        if self.lease < MIN_LEASE or (self.patience is not None and self.patience < 0):
+            raise ValueError(f"a lease of {MIN_LEASE} s or more and a wait of 0 s or more were expected")
+
+    @property
+    def wait(self) -> float:
+        """Seconds to wait."""
+        # A killed holder's lease has a whole one to run, at most; servers tell the time in whole seconds.
+        return self.lease + _CLOCKS if self.patience is None else self.patience
+
+
+MIN_LEASE: Final = 2.0
+_CLOCKS: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -290,6 +326,8 @@ class Sizes:
         )
 
 
+MIN_GUARDED: Final = 10_000
+"""Fewer objects than these are sent without asking, whatever share of the bucket they are."""
 DIFF_BYTES_PER_ROW: Final = 520
 """Today's and the baseline's fingerprint of a row, sorted and compared: measured."""
 SPILL_BYTES_PER_ROW: Final = 112
@@ -307,7 +345,7 @@ class RunConfig:
     manifest: Location | LatestDelivery
     """Where the delivery is: its manifest.json, checksum file or folder; or how it is found."""
     sink: SinkConfig
-    state: Path
+    state: Location
     max_inventory_age: timedelta | None = None
     wait: timedelta = timedelta(0)
     """How long to wait for a delivery that isn't there, not complete or too old."""
@@ -334,7 +372,22 @@ class RunConfig:
     """The share of the baseline's objects that may be missing in a delivery."""
     max_quarantined: float = 0.001
     """The share of a delivery's rows that may be unreadable; they are left out."""
+    max_new_ratio: float = 0.5
+    """How much may be sent, as a share of the baseline's objects: above MIN_GUARDED objects."""
     dry_run: bool = False
+    abandon: bool = False
+    """An unfinished run isn't gone on with."""
+    max_messages: int | None = None
+    """The command stops after so many, resumable."""
+    max_duration: timedelta | None = None
+    """The command stops after this time, resumable."""
+    grace: float = GRACE
+    """Seconds that a run which is stopped waits for the answers of what is in flight."""
+    command: str | None = None
+    """The command line that asks for it, so that it can be said how to resume."""
+    keep_runs: int = 30
+    """Ended runs whose files stay in the state."""
+    locking: Locking = field(default_factory=Locking)
     sending: Sending = field(default_factory=Sending)
     work_dir: Path | None = None
     aws: AwsSettings = field(default_factory=AwsSettings)
@@ -361,6 +414,10 @@ class RunConfig:
                 raise ValueError(f"{name} {share}: a share from 0 to 1 was expected")
         if not self.changes:
             raise ValueError("no kind of change is selected")
+        if self.max_new_ratio < 0:
+            raise ValueError(f"max_new_ratio {self.max_new_ratio}: 0 or more was expected")
+        if self.keep_runs < 1 or (self.max_messages is not None and self.max_messages < 1):
+            raise ValueError("keep_runs and max_messages: numbers above 0 were expected")
         if self.replay and (self.previous is not None or self.first_run is not None):
             raise ValueError("a replay compares with nothing: name neither a previous delivery nor a first run with it")
 
@@ -395,6 +452,7 @@ class RunConfig:
             "source_region": self.source_region,
             "max_shrink": self.max_shrink,
             "max_quarantined": self.max_quarantined,
+            "max_new_ratio": self.max_new_ratio,
         }
 
 

@@ -46,6 +46,10 @@ class LockedError(InventoryEnqueueError):
     exit_code = 5
 
 
+class LockLostError(LockedError):
+    """The lock was held, and isn't any more, or nobody can tell: what this process still does must not count."""
+
+
 class InventoryUnavailableError(InventoryEnqueueError):
     """The delivery is missing or incomplete, or the baseline's data are gone."""
 

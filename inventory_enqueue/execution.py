@@ -22,7 +22,7 @@ from inventory_enqueue.report import RunReport, Stage, Status, TaskReport, total
 from inventory_enqueue.run import Run
 from inventory_enqueue.sinks.sqs import estimated_cost_usd
 from inventory_enqueue.stages.worker import Worker
-from inventory_enqueue.store import LocalStore
+from inventory_enqueue.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +58,12 @@ def carry_out(worker: Worker, ledger: Ledger, report: RunReport) -> None:
 def _compare_or_end(worker: Worker, ledger: Ledger, report: RunReport) -> tuple[Counter[str], list[TaskReport]]:
     """As compare; but a run that a guard refuses has ended: it must not stand in the way of the next one."""
     try:
-        return compare(worker, report)
+        counts, diff = compare(worker, report)
+        guards.check_selected(worker.run, counts)
     except RefusedError:
         end(worker.run, ledger, Status.REFUSED)
         raise
+    return counts, diff
 
 
 def compare(worker: Worker, report: RunReport) -> tuple[Counter[str], list[TaskReport]]:
@@ -127,9 +129,9 @@ def conclude(run: Run, ledger: Ledger, sent: Counter[str], report: RunReport) ->
     report.counts.update(reappeared=sent["reappeared"], deleted_gone=sent["deleted_gone"])
     report.sent = describe.sent(sent)
     if sent["failed"]:
-        report.sent["failures_file"] = str(run.store.path(_FAILURES))
+        report.sent["failures_file"] = run.store.where(_FAILURES)
     if sent["late"]:
-        report.sent["late_file"] = late_file = str(run.store.path(_LATE))
+        report.sent["late_file"] = late_file = run.store.where(_LATE)
         level = logging.WARNING if run.on_late is OnLate.REPORT else logging.INFO
         _log.log(level, "%d keys that reappeared weren't sent; they are in %s", sent["late"], late_file)
     report.status = Status.SEEDED if run.seeding else Status.COMMITTED
@@ -150,7 +152,7 @@ def remove_scratch(run: Run) -> None:
     shutil.rmtree(run.runtime.work_dir / run.id, ignore_errors=True)
 
 
-def described(baseline: Baseline | None, store: LocalStore) -> dict[str, object] | None:
+def described(baseline: Baseline | None, store: Store) -> dict[str, object] | None:
     """The baseline as the report shows it, with what the copy of its manifest says."""
     if baseline is None:
         return None

@@ -1,11 +1,12 @@
 """What keeps a run from surprising its user: each guard refuses, and names the way to go on."""
 
 import logging
+import math
 from collections import Counter
 
 from inventory_enqueue import space
 from inventory_enqueue.baseline import Baseline
-from inventory_enqueue.config import Change
+from inventory_enqueue.config import MIN_GUARDED, Change
 from inventory_enqueue.errors import InventoryUnavailableError, RefusedError
 from inventory_enqueue.fingerprints import MAX_FILES
 from inventory_enqueue.index import IndexMeta
@@ -43,7 +44,7 @@ def check_state(job: Job, baseline: Baseline | None, ledger: Ledger) -> None:
         raise InventoryUnavailableError(
             "this pipeline has an index, but its baseline.json is gone: restore it from a backup, name the delivery to "
             "compare with by --previous, or start anew with another --pipeline and --first-run",
-            where=str(ledger.store.path("baseline.json")),
+            where=ledger.store.where("baseline.json"),
         )
 
 
@@ -138,10 +139,29 @@ def check_index(run: Run, counts: Counter[str], content_columns: tuple[str, ...]
         _log.warning("the inventory has neither ETag nor Size: an overwritten object can't be seen")
 
 
+def check_selected(run: Run, counts: Counter[str]) -> None:
+    """After the diff: is this about as much as a day brings?
+
+    Raises:
+        RefusedError: Far more is selected than --max-new-ratio of the baseline's objects.
+    """
+    if run.previous is None:
+        return
+    known = _counted(counts, "previous_") if run.baseline is None else run.baseline.identities
+    most = max(MIN_GUARDED, run.config["max_new_ratio"] * known)
+    if counts["selected"] > most:
+        raise RefusedError(
+            f"{counts['selected']:,} objects are to be sent, the delivery before has {known:,}: more than "
+            f"--max-new-ratio {run.config['max_new_ratio']} allows; nothing was sent. Look at it with --dry-run; to "
+            f"send them all, name {math.ceil(counts['selected'] * 100 / max(known, 1)) / 100} or more",
+            where=str(run.current.location),
+        )
+
+
 def _check_quarantined(run: Run, quarantined: int, listed: int, where: str) -> None:
     if quarantined > run.config["max_quarantined"] * listed:
         raise RefusedError(
-            f"{quarantined} of {listed} rows can't be trusted (they are named in {run.store.path('quarantine')}), more "
+            f"{quarantined} of {listed} rows can't be trusted (named in {run.store.where('quarantine')}), more "
             f"than --max-quarantined {run.config['max_quarantined']} allows; raise it to leave them out and go on",
             where=where,
         )

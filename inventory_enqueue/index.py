@@ -21,7 +21,7 @@ from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, Scheme, Versions,
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run
-from inventory_enqueue.store import LocalStore
+from inventory_enqueue.store import Store
 
 INDEX_GONE: Final = "the baseline's index is gone"
 START_ANEW: Final = (
@@ -61,7 +61,7 @@ class IndexMeta:
         }
 
     @classmethod
-    def load(cls, store: LocalStore, folder: str) -> "IndexMeta":
+    def load(cls, store: Store, folder: str) -> "IndexMeta":
         """Reads meta.json.
 
         Raises:
@@ -69,7 +69,7 @@ class IndexMeta:
             IntegrityError: It is damaged, of a newer version, or this machine hashes otherwise.
         """
         name = f"{folder}/meta.json"
-        where = str(store.path(name))
+        where = store.where(name)
         try:
             data = store.get(name)
         except FileNotFoundError as error:
@@ -89,31 +89,33 @@ class IndexMeta:
 
         return documents.parse(data, build, where=where)
 
-    def check_parts(self, store: LocalStore, folder: str) -> None:
+    def check_parts(self, store: Store, folder: str) -> None:
         """Looks for the parts, and at their sizes; what is in them is verified when they are read.
 
         Raises:
             InventoryUnavailableError: One is gone or cut.
         """
         for part in self.parts:
-            path = store.path(f"{folder}/{part.name}")
-            if not path.is_file() or path.stat().st_size != part.size:
-                raise InventoryUnavailableError("this part of the baseline's index is gone or cut", where=str(path))
+            name = f"{folder}/{part.name}"
+            if store.size(name) != part.size:
+                raise InventoryUnavailableError(
+                    "this part of the baseline's index is gone or cut", where=store.where(name)
+                )
 
 
-def read_manifest_copy(store: LocalStore, folder: str) -> bytes | None:
+def read_manifest_copy(store: Store, folder: str) -> bytes | None:
     """The manifest.json of an index's delivery, or None where it is gone."""
-    name = f"{folder}/manifest.json"
-    return store.get(name) if store.exists(name) else None
+    found = store.read(f"{folder}/manifest.json")
+    return None if found is None else found.data
 
 
-def read_manifest(store: LocalStore, folder: str) -> Manifest | None:
+def read_manifest(store: Store, folder: str) -> Manifest | None:
     """As read_manifest_copy, parsed."""
     copy = read_manifest_copy(store, folder)
-    return None if copy is None else Manifest.parse(copy, where=str(store.path(f"{folder}/manifest.json")))
+    return None if copy is None else Manifest.parse(copy, where=store.where(f"{folder}/manifest.json"))
 
 
-def read_part(store: LocalStore, folder: str, meta: IndexMeta, number: int, *, partition_bits: int) -> pl.DataFrame:
+def read_part(store: Store, folder: str, meta: IndexMeta, number: int, *, partition_bits: int) -> pl.DataFrame:
     """The fingerprints of one of 2 ** partition_bits partitions, whatever number of parts the index was written in.
 
     Raises:
@@ -127,9 +129,9 @@ def read_part(store: LocalStore, folder: str, meta: IndexMeta, number: int, *, p
     return whole.filter(partition(partition_bits) == number)
 
 
-def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
+def _verified(store: Store, folder: str, part: Output) -> pl.DataFrame:
     name = f"{folder}/{part.name}"
-    where = str(store.path(name))
+    where = store.where(name)
     advice = "restore it from a backup, or name the delivery to compare with by --previous"
     try:
         data = store.get(name)
@@ -146,16 +148,17 @@ def _verified(store: LocalStore, folder: str, part: Output) -> pl.DataFrame:
     return frame
 
 
-def write_part(store: LocalStore, number: int, fingerprints: pl.DataFrame) -> Output:
+def write_part(store: Store, number: int, fingerprints: pl.DataFrame) -> Output:
     """Writes a part into the store of a run's index."""
     name = f"{number:05d}.arrow"
     with store.write_file(name) as path:
         with pa.ipc.new_file(str(path), _SCHEMA) as writer:
             writer.write_batch(one_batch(fingerprints, _SCHEMA))
-        return Output(name, path.stat().st_size, fingerprints.height, checksum(fingerprints))
+        size = path.stat().st_size
+    return Output(name, size, fingerprints.height, checksum(fingerprints))
 
 
-def write_meta(store: LocalStore, run: Run, meta: IndexMeta) -> None:
+def write_meta(store: Store, run: Run, meta: IndexMeta) -> None:
     """Completes the index that a run's diff tasks wrote: after this it can be used."""
     folder = index_folder(run.id)
     store.put(f"{folder}/manifest.json", run.current.data)

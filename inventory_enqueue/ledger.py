@@ -1,6 +1,6 @@
 """What a pipeline has done: its lock, baseline and runs; and what the queue acknowledged of a run, row by row.
 
-<state>/<pipeline>/lock                         flock; its holder in JSON
+<state>/<pipeline>/lock                         one run at a time: flock, or in S3 a lease
                    baseline.json                the delivery committed last, and its index
                    indexes/<run>/               meta.json, manifest.json, 00000.arrow ...
                    runs/<run>/run.json          with manifest.json, candidates/, tasks/, acks/, failures/
@@ -8,15 +8,11 @@
 """
 
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from threading import Lock
+from threading import Lock as ThreadLock
 from typing import Any, Final
 
 import polars as pl
@@ -24,57 +20,57 @@ import polars as pl
 from inventory_enqueue import acknowledgements, documents
 from inventory_enqueue.acknowledgements import BYTES_PER_ROW
 from inventory_enqueue.baseline import Baseline, index_folder
-from inventory_enqueue.errors import LockedError, PreflightError
-from inventory_enqueue.report import iso
-from inventory_enqueue.run import Run
-from inventory_enqueue.store import AppendLog, LocalStore, whole_lines
+from inventory_enqueue.config import Locking
+from inventory_enqueue.errors import LockedError, LockLostError, PreflightError
+from inventory_enqueue.run import Run, run_folder
+from inventory_enqueue.store import ConflictError, HeldError, Lock, Log, Store, Versioned, whole_lines
 
 _ACKS: Final = "acks"
 _FAILURES: Final = "failures"
 _LATE: Final = "late"
-
-SYNC_INTERVAL: Final = 5.0
-"""Seconds between fsyncs of the acknowledgements: a power loss may repeat what was sent in this time."""
+_BASELINE: Final = "baseline.json"
+_LOCK: Final = "lock"
+_POLL: Final = 0.5
+"""Seconds between two looks at a lock that another run holds."""
 
 
 class Ledger:
     """A pipeline's state, with its lock held."""
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: Store, lock: Lock, keep_runs: int) -> None:
         """Takes the pipeline's folder; use opened()."""
         self.store = store
+        self.lock = lock
+        self._keep_runs = keep_runs
+        self._baseline = store.read(_BASELINE)
 
     @classmethod
     @contextmanager
-    def opened(cls, folder: Path, pipeline: str) -> Iterator["Ledger"]:
+    def opened(cls, store: Store, pipeline: str, locking: Locking, *, keep_runs: int) -> Iterator["Ledger"]:
         """The pipeline's ledger, locked until the block ends or the process dies.
 
+        Args:
+            store: The pipeline's folder.
+            pipeline: Its name.
+            locking: How long to wait for the lock.
+            keep_runs: Ended runs whose files stay.
+
         Raises:
-            LockedError: Another process holds the lock.
-            PreflightError: The folder can't be written to.
+            LockedError: Another process holds the lock, for longer than we wait.
+            PreflightError: The state can't be written to, or can't keep a lock.
         """
-        store = LocalStore(folder)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": iso(datetime.now(tz=UTC))}
         try:
-            lock = store.lock("lock")
-            descriptor = lock.__enter__()
+            lock = _locked(store, pipeline, locking)
         except OSError as error:
             raise PreflightError(
                 f"the state can't be written ({error.strerror}); name another folder with --state, or mend its "
                 "permissions",
-                where=str(folder),
+                where=store.where(),
             ) from error
         try:
-            if descriptor is None:
-                raise LockedError(
-                    f"another run of the pipeline {pipeline!r} is under way ({_holder(store)}); wait for it to end",
-                    where=str(store.path("lock")),
-                )
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-            yield cls(store)
+            yield cls(store, lock, keep_runs)
         finally:
-            lock.__exit__(None, None, None)
+            lock.release()
 
     def baseline(self) -> Baseline | None:
         """The delivery committed last.
@@ -82,7 +78,7 @@ class Ledger:
         Raises:
             IntegrityError: baseline.json is damaged or of a newer version.
         """
-        return read_baseline(self.store)
+        return _parsed(self.store, self._baseline)
 
     def unfinished(self) -> Run | None:
         """The run that was begun and has neither ended nor been given up.
@@ -90,48 +86,99 @@ class Ledger:
         Raises:
             IntegrityError: A file of it is damaged or of a newer version.
         """
-        for run_id in reversed(self.store.names("runs")):
-            name = f"runs/{run_id}"
-            if self.store.exists(f"{name}/run.json") and not self.store.exists(f"{name}/report.json"):
-                return Run.load(self.store.root, self.store.path(name))
+        for run_id in reversed(self.store.folders("runs")):
+            names = self.store.names(run_folder(run_id))
+            if "run.json" in names and _REPORT not in names:
+                return Run.load(self.store, run_id)
         return None
 
-    def run_folder(self, run_id: str) -> Path:
-        """Where a run's files are."""
-        return self.store.path(f"runs/{run_id}")
-
     def commit(self, baseline: Baseline) -> None:
-        """Moves the baseline, in one step: the last thing that a run does."""
-        self.store.put("baseline.json", documents.encode(baseline.to_json()))
+        """Moves the baseline, in one step: the last thing that a run does.
+
+        Raises:
+            LockLostError: Another run has moved it since this one began.
+        """
+        self.lock.check()
+        data, known = documents.encode(baseline.to_json()), self._baseline
+        try:
+            if known is None:
+                version = self.store.create(_BASELINE, data)
+            else:
+                version = self.store.replace(_BASELINE, data, known.version)
+        except ConflictError:
+            found = self.store.read(_BASELINE)
+            committed = _parsed(self.store, found)
+            if found is None or committed is None or committed.run_id != baseline.run_id:
+                raise LockLostError(
+                    "another run committed meanwhile, so this one doesn't; run the same command again: it finds out "
+                    "what is left",
+                    where=self.store.where(_BASELINE),
+                ) from None
+            # Whoever took this run over has committed it.
+            data, version = found
+        self._baseline = Versioned(data, version)
 
     def drop_baseline(self) -> None:
         """Forgets the delivery committed last, then removes its index."""
-        self.store.remove("baseline.json")
-        for run_id in self.store.names("indexes"):
+        self.store.remove(_BASELINE)
+        self._baseline = None
+        for run_id in self.store.folders("indexes"):
             self.store.remove_folder(index_folder(run_id))
 
     def end(self, run: Run, report: dict[str, Any]) -> None:
-        """Removes the indexes that no baseline points to any more, then records that a run has ended for good."""
+        """Removes the indexes that no baseline points to any more, then records that a run has ended for good.
+
+        Of the runs that ended, the last keep_runs stay, each with its report, its failures and what was acknowledged;
+        one that hasn't ended always stays.
+        """
         baseline = self.baseline()
-        for run_id in self.store.names("indexes"):
+        for run_id in self.store.folders("indexes"):
             if baseline is None or baseline.run_id != run_id:
                 self.store.remove_folder(index_folder(run_id))
-        self.store.put(f"runs/{run.id}/report.json", documents.encode(report))
+        self.store.put(f"{run_folder(run.id)}/{_REPORT}", documents.encode(report))
+        self._prune()
+
+    def _prune(self) -> None:
+        ended = []
+        for run_id in self.store.folders("runs"):
+            names = self.store.names(run_folder(run_id))
+            if _REPORT in names:
+                ended.append(run_id)
+            elif "run.json" not in names:
+                # A process died before the run was one.
+                self.store.remove_folder(run_folder(run_id))
+        for run_id in ended[: -self._keep_runs]:
+            self.store.remove_folder(run_folder(run_id))
 
 
-def read_baseline(store: LocalStore) -> Baseline | None:
+_REPORT: Final = "report.json"
+
+
+def _locked(store: Store, pipeline: str, locking: Locking) -> Lock:
+    """Takes the lock, as soon as it is free."""
+    deadline = time.monotonic() + locking.wait
+    while True:
+        try:
+            return store.lock(_LOCK, lease=locking.lease)
+        except HeldError as error:
+            if time.monotonic() >= deadline:
+                raise LockedError(
+                    f"another run of the pipeline {pipeline!r} is under way ({error.holder}); wait for it to end, or "
+                    "wait longer with --lock-wait",
+                    where=store.where(_LOCK),
+                ) from error
+        time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))
+
+
+def read_baseline(store: Store) -> Baseline | None:
     """Reads baseline.json without the lock: enough for a dry run."""
-    if not store.exists("baseline.json"):
+    return _parsed(store, store.read(_BASELINE))
+
+
+def _parsed(store: Store, found: Versioned | None) -> Baseline | None:
+    if found is None:
         return None
-    return documents.parse(store.get("baseline.json"), Baseline.from_json, where=str(store.path("baseline.json")))
-
-
-def _holder(store: LocalStore) -> str:
-    try:
-        holder = json.loads(store.get("lock"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its holder is just starting"
+    return documents.parse(found.data, Baseline.from_json, where=store.where(_BASELINE))
 
 
 @dataclass(frozen=True)
@@ -162,10 +209,9 @@ class TaskLedger:
         self._header = {"run_id": run.id, "pipeline": run.pipeline}
         self._bucket = run.current.manifest.source_bucket
         self._task = task
-        self._lock = Lock()
-        self._logs: dict[str, AppendLog] = {}
-        self._has_header = False
-        """Whether the log of acknowledgements has its first line."""
+        self._interval = run.runtime.sending.checkpoint_interval
+        self._lock = ThreadLock()
+        self._logs: dict[str, Log] = {}
         self._synced = time.monotonic()
 
     def acknowledged(self) -> pl.Series:
@@ -175,9 +221,8 @@ class TaskLedger:
             IntegrityError: A file is damaged or of a newer version.
         """
         rows = [pl.Series("row", [], pl.UInt64)]
-        for name in self._files(_ACKS):
-            where = str(self._store.path(name))
-            header, newline, answers = self._store.get(name).partition(b"\n")
+        for where, piece in self._pieces(_ACKS):
+            header, newline, answers = piece.partition(b"\n")
             if newline:
                 documents.parse(header, dict, where=where)
                 rows.append(acknowledgements.decode(answers, where=where))
@@ -204,37 +249,47 @@ class TaskLedger:
         return b"".join((json.dumps(record) + "\n").encode() for record in unique.values())
 
     def record(self, sent: bytes, failures: Sequence[Failure] = ()) -> None:
-        """Records an answer of the queue, at once: a process that is killed afterwards has it.
+        """Records an answer of the queue: with a local state, a process that is killed afterwards has it.
 
         Args:
             sent: Rows accepted, as acknowledgements.encode() gives them.
-            failures: Messages that were refused for good; durable when this returns.
+            failures: Messages that were refused for good.
 
         Raises:
-            OSError: The state can't be written.
+            OSError, StoppedError: The state can't be written.
         """
         with self._lock:
             if sent:
-                self._ack_log().append(sent)
+                self._log(_ACKS).append(sent)
             self._append(_FAILURES, failures)
-            if time.monotonic() - self._synced > SYNC_INTERVAL:
-                self._ack_log().sync()
-                self._synced = time.monotonic()
 
-    def record_failures(self, failures: Sequence[Failure]) -> None:
-        """Records messages that no queue takes; they are durable when this returns.
+    def checkpoint(self) -> None:
+        """Makes all that was recorded durable, if the last time is long enough ago.
 
         Raises:
-            OSError: The state can't be written.
+            OSError, StoppedError: The state can't be written.
+        """
+        if time.monotonic() - self._synced < self._interval:
+            return
+        with self._lock:
+            for log in self._logs.values():
+                log.sync()
+            self._synced = time.monotonic()
+
+    def record_failures(self, failures: Sequence[Failure]) -> None:
+        """Records messages that no queue takes.
+
+        Raises:
+            OSError, StoppedError: The state can't be written.
         """
         with self._lock:
             self._append(_FAILURES, failures)
 
     def record_late(self, kept_back: Sequence[Failure]) -> None:
-        """Records messages that aren't sent, since their keys reappeared; they are durable when this returns.
+        """Records messages that aren't sent, since their keys reappeared.
 
         Raises:
-            OSError: The state can't be written.
+            OSError, StoppedError: The state can't be written.
         """
         with self._lock:
             self._append(_LATE, kept_back)
@@ -248,33 +303,32 @@ class TaskLedger:
 
     def _append(self, kind: str, failures: Sequence[Failure]) -> None:
         if failures:
-            log = self._log(kind)
             lines = ({**self._header, "bucket": self._bucket, **asdict(failure)} for failure in failures)
-            log.append(b"".join(documents.encode_line(line) for line in lines))
-            log.sync()
+            self._log(kind).append(b"".join(documents.encode_line(line) for line in lines))
 
-    def _ack_log(self) -> AppendLog:
-        log = self._log(_ACKS)
-        if not self._has_header:
-            line = documents.encode_line(self._header).rstrip()
-            # No row lies across two blocks of the file system.
-            log.append(line.ljust(len(line) + -(len(line) + 1) % BYTES_PER_ROW) + b"\n")
-            self._has_header = True
-        return log
-
-    def _log(self, kind: str) -> AppendLog:
-        """This attempt's file of a kind."""
+    def _log(self, kind: str) -> Log:
+        """This attempt's log of a kind."""
         if kind not in self._logs:
-            suffix = "rows" if kind == _ACKS else "jsonl"
-            name = f"{kind}/{self._task:05d}/{len(self._files(kind)):05d}.{suffix}"
-            self._logs[kind] = self._store.create_log(name)
+            suffix, header = ("rows", _padded(documents.encode_line(self._header))) if kind == _ACKS else ("jsonl", b"")
+            name = f"{kind}/{self._task:05d}/{len(self._names(kind)):05d}.{suffix}"
+            self._logs[kind] = self._store.create_log(name, header)
         return self._logs[kind]
 
-    def _files(self, kind: str) -> list[str]:
+    def _names(self, kind: str) -> list[str]:
         folder = f"{kind}/{self._task:05d}"
         return [f"{folder}/{name}" for name in self._store.names(folder)]
 
+    def _pieces(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        for name in self._names(kind):
+            yield from self._store.read_log(name)
+
     def _records(self, kind: str) -> Iterator[dict[str, Any]]:
-        for name in self._files(kind):
-            for line in whole_lines(self._store.get(name)):
-                yield documents.parse(line, dict, where=str(self._store.path(name)))
+        for where, piece in self._pieces(kind):
+            for line in whole_lines(piece):
+                yield documents.parse(line, dict, where=where)
+
+
+def _padded(line: bytes) -> bytes:
+    """The line, of a length after which no row lies across two blocks of the file system."""
+    line = line.rstrip()
+    return line.ljust(len(line) + -(len(line) + 1) % BYTES_PER_ROW) + b"\n"

@@ -1,24 +1,24 @@
 """The story of a run, top to bottom: a delivery is indexed, diffed and enqueued, and only then becomes the baseline."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from inventory_enqueue import describe, guards
 from inventory_enqueue.comparing import dry_run, nothing_to_do
 from inventory_enqueue.config import LatestDelivery, RunConfig
 from inventory_enqueue.delivery.finding import check_age, find_latest, manifest_location, wait_for
 from inventory_enqueue.delivery.landing import Landing
-from inventory_enqueue.errors import PreflightError, RefusedError, StoppedError
+from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.execution import UNDELIVERABLE, carry_out, described, end
 from inventory_enqueue.ledger import Ledger
 from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.report import RunReport, Status
 from inventory_enqueue.run import Delivery, Runtime
 from inventory_enqueue.stages.worker import Worker
-from inventory_enqueue.unfinished import finish_unfinished
+from inventory_enqueue.state import disk_errors_stop, made_work_dir, opened_state
+from inventory_enqueue.unfinished import abandon_unfinished, finish_unfinished
+from inventory_enqueue.watch import Watch
 
 
 def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
@@ -40,7 +40,9 @@ def run(config: RunConfig, report: RunReport | None = None) -> RunReport:
         if config.dry_run:
             dry_run(job, report)
         else:
-            with Ledger.opened(job.state, job.pipeline) as ledger:
+            with opened_ledger(job) as ledger:
+                if config.abandon:
+                    abandon_unfinished(ledger, report)
                 if not finish_unfinished(job, ledger, report):
                     _begin(job, ledger, report)
                 if report.exit_code == 0 and any(
@@ -56,12 +58,12 @@ def set_baseline(config: RunConfig, report: RunReport) -> RunReport:
     Raises:
         RefusedError: A run is unfinished: to set the baseline under it would lose what it has still to send.
     """
-    with begin_job(config) as job, Ledger.opened(job.state, job.pipeline) as ledger:
+    with begin_job(config) as job, opened_ledger(job) as ledger:
         refuse_unfinished(ledger)
         run = plan_run(job, None)
         guards.check_run(run)
         run.save()
-        carry_out(Worker(run), ledger, report)
+        carry_out(Worker(run, job.watch), ledger, report)
     return report
 
 
@@ -79,7 +81,7 @@ def refuse_unfinished(ledger: Ledger) -> None:
         return
     raise RefusedError(
         f"the run {unfinished.id} is unfinished: finish it first, by the same command that began it",
-        where=str(unfinished.folder),
+        where=unfinished.store.where(),
     )
 
 
@@ -90,19 +92,31 @@ def begin_job(config: RunConfig) -> Iterator[Job]:
     Raises:
         InventoryEnqueueError: There is none, or it can't be read; in the block too, where a file can't be written.
     """
-    runtime = Runtime(_work_dir(config), config.sending, config.aws, config.sizes)
-    landing = Landing(config.aws, runtime.work_dir)
-    try:
-        _make_work_dir(runtime.work_dir)
+    watch = Watch(max_messages=config.max_messages, max_duration=config.max_duration, grace=config.grace)
+    runtime = Runtime(made_work_dir(config.work_dir), config.sending, config.aws, config.sizes)
+    with (
+        disk_errors_stop(runtime.work_dir),
+        closing(Landing(config.aws, runtime.work_dir)) as landing,
+        opened_state(
+            config.state, config.aws, runtime.work_dir, checkpoint_interval=config.sending.checkpoint_interval
+        ) as state,
+    ):
         delivery = _find_delivery(config, landing)
-        yield Job(config, runtime, landing, delivery, config.pipeline_name(delivery.manifest.source_bucket))
-    except OSError as error:
-        raise StoppedError(
-            f"{error.strerror or error}; mend that and run the same command again",
-            where=str(error.filename or runtime.work_dir),
-        ) from error
-    finally:
-        landing.close()
+        pipeline = config.pipeline_name(delivery.manifest.source_bucket)
+        yield Job(config, runtime, landing, delivery, pipeline, state.at(pipeline), watch)
+
+
+@contextmanager
+def opened_ledger(job: Job) -> Iterator[Ledger]:
+    """The pipeline's ledger; the job goes on only while it is ours.
+
+    Raises:
+        LockedError, PreflightError: As Ledger.opened.
+    """
+    locking, keep_runs = job.config.locking, job.config.keep_runs
+    with Ledger.opened(job.store, job.pipeline, locking, keep_runs=keep_runs) as ledger:
+        job.watch.holds(ledger.lock)
+        yield ledger
 
 
 def _find_delivery(config: RunConfig, landing: Landing) -> Delivery:
@@ -132,24 +146,8 @@ def _begin(job: Job, ledger: Ledger, report: RunReport) -> None:
     guards.check_delivery(job, baseline)
     run = plan_run(job, baseline)
     guards.check_run(run)
-    worker = Worker(run)
+    worker = Worker(run, job.watch)
     if run.selected_changes:
         worker.open_sink()
     run.save()
     carry_out(worker, ledger, report)
-
-
-def _make_work_dir(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PreflightError(
-            f"the scratch space can't be made ({error.strerror}); name another folder with --work-dir",
-            where=str(folder),
-        ) from error
-
-
-def _work_dir(config: RunConfig) -> Path:
-    if config.work_dir is not None:
-        return config.work_dir.absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inventory-enqueue"

@@ -22,9 +22,11 @@ from inventory_enqueue.fingerprints import CONTENT_COLUMNS, Scheme
 from inventory_enqueue.index import INDEX_GONE, START_ANEW, IndexMeta, read_manifest_copy
 from inventory_enqueue.manifest import InventoryFile, Manifest
 from inventory_enqueue.plan import Plan
-from inventory_enqueue.run import Delivery, Known, Run, Runtime, new_run_id
-from inventory_enqueue.store import LocalStore
+from inventory_enqueue.run import Delivery, Known, Run, Runtime, new_run_id, run_folder
+from inventory_enqueue.store import Store
+from inventory_enqueue.stores.local import LocalStore
 from inventory_enqueue.uris import S3Url, parse_location
+from inventory_enqueue.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +40,10 @@ class Job:
     landing: Landing
     delivery: Delivery
     pipeline: str
-
-    @property
-    def state(self) -> Path:
-        """The pipeline's folder in the state."""
-        return self.config.state.absolute() / self.pipeline
+    store: Store
+    """The pipeline's files in the state."""
+    watch: Watch
+    """What may end the command early."""
 
 
 _BYTES_PER_ROW: Final = 60
@@ -62,13 +63,14 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
     known = _known(job)
     now = datetime.now(tz=UTC)
     run_id = new_run_id(now)
-    folder = job.runtime.work_dir / run_id / "dry-run" if config.dry_run else job.state / "runs" / run_id
+    dry = LocalStore(job.runtime.work_dir / run_id / "dry-run")
     run = Run(
         id=run_id,
         pipeline=job.pipeline,
         created=now,
-        state=job.state,
-        folder=folder,
+        pipeline_store=job.store,
+        store=dry if config.dry_run else job.store.at(run_folder(run_id)),
+        in_state=not config.dry_run,
         config=config.to_json(),
         current=delivery,
         previous=compared.delivery,
@@ -78,6 +80,8 @@ def plan_run(job: Job, baseline: Baseline | None) -> Run:
         source_region=_source_region(job),
         scope=_scope(job),
         kind=config.kind,
+        state_prefix=_state_prefix(job),
+        command=config.command,
         plan=_plan(job, compared, known),
         runtime=job.runtime,
     )
@@ -116,7 +120,7 @@ def _compared(job: Job, baseline: Baseline | None) -> _Compared:
         return _Compared(previous)
     if baseline is None or config.replay:
         return _Compared(None)
-    store = LocalStore(job.state)
+    store = job.store
     try:
         index = IndexMeta.load(store, baseline.index)
         index.check_parts(store, baseline.index)
@@ -128,7 +132,7 @@ def _compared(job: Job, baseline: Baseline | None) -> _Compared:
     return _Compared(_baseline_delivery(job, store, baseline), baseline, index)
 
 
-def _baseline_delivery(job: Job, store: LocalStore, baseline: Baseline) -> Delivery:
+def _baseline_delivery(job: Job, store: Store, baseline: Baseline) -> Delivery:
     """The delivery that was committed last: its manifest's copy in the index, or the manifest itself.
 
     Raises:
@@ -243,6 +247,24 @@ def _scope(job: Job) -> dict[str, str | None]:
         "inventory_id": manifest.inventory_id,
         "inventory_prefix": inventory_prefix,
     }
+
+
+def _state_prefix(job: Job) -> str | None:
+    """The prefix of the state's own objects in the source bucket.
+
+    Raises:
+        RefusedError: They can't be told from others.
+    """
+    state, bucket = job.config.state, job.delivery.manifest.source_bucket
+    if not isinstance(state, S3Url) or state.bucket != bucket:
+        return None
+    if not state.key:
+        raise RefusedError(
+            "the state has the root of the bucket that is read, so its own objects would be sent: name a --state "
+            f"with a prefix, such as s3://{bucket}/inventory-enqueue/, or in another bucket",
+            where=str(state),
+        )
+    return state.key if state.key.endswith("/") else f"{state.key}/"
 
 
 def _source_region(job: Job) -> str:

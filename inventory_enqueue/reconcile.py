@@ -51,5 +51,5 @@ def _agree(run: Run, one: str, number: int, other: str, other_number: int) -> No
         raise IntegrityError(
             f"the counts don't reconcile: {number} {one}, {other_number} {other}; nothing was committed. Run it again "
             "with another --work-dir; if it stays so, report it with this run's tasks/ folder",
-            where=str(run.folder),
+            where=run.store.where(),
         )

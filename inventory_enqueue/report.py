@@ -91,6 +91,8 @@ class Status(StrEnum):
     DRY_RUN = "dry_run"
     INCOMPLETE = "incomplete"
     REFUSED = "refused"
+    ABANDONED = "abandoned"
+    """Given up with --abandon: only a run in the history has it."""
     FAILED = "failed"
 
 
@@ -114,6 +116,8 @@ class RunReport:
     sample_message: str | None = None
     finished_first: list[dict[str, Any]] = field(default_factory=list)
     """Reports of unfinished runs of this pipeline that were finished before this one."""
+    abandoned: dict[str, Any] | None = None
+    """The unfinished run that --abandon gave up: run_id, and how many keys the queue had acknowledged."""
 
     def fail(self, error: InventoryEnqueueError) -> None:
         """Takes an error over as the run's end."""
@@ -157,7 +161,7 @@ class RunReport:
             "resume": self.resume,
             "version": __version__,
         }
-        for name in ("error", "sample_message", "finished_first"):
+        for name in ("error", "sample_message", "finished_first", "abandoned"):
             if getattr(self, name):
                 document[name] = getattr(self, name)
         return document

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +31,7 @@ from inventory_enqueue.fingerprints import Versions
 from inventory_enqueue.manifest import Manifest
 from inventory_enqueue.plan import Plan
 from inventory_enqueue.report import Stage, TaskReport, iso
-from inventory_enqueue.store import LocalStore
+from inventory_enqueue.store import Store
 from inventory_enqueue.uris import Location, parse_location
 from inventory_enqueue.version import __version__
 
@@ -91,10 +90,12 @@ class Run:
     id: str
     pipeline: str
     created: datetime
-    state: Path
-    """The pipeline's folder in the state, which holds the baseline's index. Known from where the run was loaded."""
-    folder: Path
+    pipeline_store: Store
+    """The pipeline's files, among them the baseline's index. Known from where the run was loaded."""
+    store: Store
     """What the run itself writes: in the state, or in scratch space for a dry run."""
+    in_state: bool
+    """Whether it is in the state."""
     config: Mapping[str, Any]
     """RunConfig.to_json(): what a resumed run must have in common with the command that resumes it."""
     current: Delivery
@@ -110,24 +111,17 @@ class Run:
     """As Baseline.scope."""
     kind: str
     """As Baseline.kind."""
+    state_prefix: str | None
+    """Of the state's own objects, where it lies in the source bucket."""
+    command: str | None
+    """What was typed to begin it: the same again goes on with it."""
     plan: Plan
     runtime: Runtime
 
-    @cached_property
-    def store(self) -> LocalStore:
-        """The run's own files."""
-        return LocalStore(self.folder)
-
-    @cached_property
-    def pipeline_store(self) -> LocalStore:
-        """The pipeline's files, among them the baseline's index."""
-        return LocalStore(self.state)
-
     @property
-    def index_store(self) -> LocalStore:
+    def index_store(self) -> Store:
         """Where the new index is written: where the baseline will find it, or in a dry run's scratch space."""
-        in_state = self.folder.is_relative_to(self.state)
-        return LocalStore((self.state if in_state else self.folder) / index_folder(self.id))
+        return (self.pipeline_store if self.in_state else self.store).at(index_folder(self.id))
 
     @property
     def scratch(self) -> Path:
@@ -229,24 +223,26 @@ class Run:
             "source_region": self.source_region,
             "scope": dict(self.scope),
             "kind": self.kind,
+            "state_prefix": self.state_prefix,
+            "command": self.command,
             "plan": self.plan.to_json(),
             "runtime": self.runtime.to_json(),
         }
         self.store.put("run.json", documents.encode(document))
 
     @classmethod
-    def load(cls, state: Path, folder: Path) -> "Run":
-        """Reads a run from its folder.
+    def load(cls, pipeline_store: Store, run_id: str) -> "Run":
+        """Reads a run from the state.
 
         Raises:
             IntegrityError: A file is damaged or of a newer version.
         """
-        store = LocalStore(folder)
-        where = str(store.path("run.json"))
+        store = pipeline_store.at(run_folder(run_id))
+        where = store.where("run.json")
 
         def delivery(location: str, copy: str) -> Delivery:
             data = store.get(copy)
-            return Delivery(parse_location(location), Manifest.parse(data, where=str(store.path(copy))), data)
+            return Delivery(parse_location(location), Manifest.parse(data, where=store.where(copy)), data)
 
         def build(document: dict[str, Any]) -> Run:
             previous, known, baseline = document["previous"], document["known"], document["baseline"]
@@ -254,8 +250,9 @@ class Run:
                 id=document["run_id"],
                 pipeline=document["pipeline"],
                 created=datetime.fromisoformat(document["created"]),
-                state=state,
-                folder=folder,
+                pipeline_store=pipeline_store,
+                store=store,
+                in_state=True,
                 config=dict(document["config"]),
                 current=delivery(document["current"], "manifest.json"),
                 previous=None if previous is None else delivery(previous, "previous-manifest.json"),
@@ -270,6 +267,8 @@ class Run:
                 source_region=document["source_region"],
                 scope=dict(document["scope"]),
                 kind=document["kind"],
+                state_prefix=document["state_prefix"],
+                command=document["command"],
                 plan=Plan.from_json(document["plan"], where=where),
                 runtime=Runtime.from_json(document["runtime"]),
             )
@@ -313,10 +312,10 @@ class Run:
 
     def output_size(self) -> int | None:
         """The size of the output file when the run opened it first; None where it didn't yet."""
-        if not self.store.exists(_OUTPUT):
+        found = self.store.read(_OUTPUT)
+        if found is None:
             return None
-        where = str(self.store.path(_OUTPUT))
-        return documents.parse(self.store.get(_OUTPUT), lambda document: int(document["size"]), where=where)
+        return documents.parse(found.data, lambda document: int(document["size"]), where=self.store.where(_OUTPUT))
 
     def save_output_size(self, size: int) -> None:
         """Records what was in the output file before the run."""
@@ -333,9 +332,15 @@ class Run:
     def task_report(self, stage: Stage, number: int) -> TaskReport | None:
         """What a task of an earlier attempt reported, or None."""
         name = _task_file(stage, number)
-        if not self.store.exists(name):
+        found = self.store.read(name)
+        if found is None:
             return None
-        return documents.parse(self.store.get(name), TaskReport.from_json, where=str(self.store.path(name)))
+        return documents.parse(found.data, TaskReport.from_json, where=self.store.where(name))
+
+
+def run_folder(run_id: str) -> str:
+    """The folder of a run, under the pipeline's."""
+    return f"runs/{run_id}"
 
 
 def new_run_id(now: datetime) -> str:

@@ -7,20 +7,19 @@ takes its place in flight, so that a process that is killed repeats at most what
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from inventory_enqueue.batching import BILLED_BYTES, MessageBatch, Messages
 from inventory_enqueue.errors import StoppedError
-from inventory_enqueue.ledger import Failure, TaskLedger
+from inventory_enqueue.ledger import Failure
 from inventory_enqueue.pacing import RETRY_POLICY, Pace, RetryPolicy
 from inventory_enqueue.sinks import BatchResult, Refusal, Sink
+from inventory_enqueue.watch import RESUMES, Watch
 
-GRACE: Final = 10.0
-"""Seconds that a stopped run waits for the answers of what is in flight."""
 _CHECK: Final = 0.25
 """Seconds after which a waiting loop looks whether the run was stopped."""
 _MOST_CHUNKS: Final = 8
@@ -29,16 +28,26 @@ _STARVED: Final = 0.005
 """Seconds after which a loop that has requests to spare looks for the next chunk."""
 
 
+class Answers(Protocol):
+    """Takes what the queue says: a run's ledger."""
+
+    def record(self, sent: bytes, failures: Sequence[Failure] = ()) -> None:
+        """As TaskLedger.record."""
+
+    def checkpoint(self) -> None:
+        """As TaskLedger.checkpoint."""
+
+
 class Sender:
     """Sends one task's messages."""
 
     def __init__(
         self,
         sink: Sink,
-        ledger: TaskLedger,
+        ledger: Answers,
         pace: Pace,
         *,
-        check: Callable[[], None],
+        watch: Watch,
         policy: RetryPolicy = RETRY_POLICY,
     ) -> None:
         """Makes it.
@@ -47,13 +56,13 @@ class Sender:
             sink: Where to.
             ledger: Gets each answer before anything else happens.
             pace: Of the run.
-            check: Raises StoppedError where the run is to stop.
+            watch: Whether to go on.
             policy: When to give up.
         """
         self._sink = sink
         self._ledger = ledger
         self._pace = pace
-        self._check = check
+        self._watch = watch
         self._policy = policy
         self._in_flight = 0
         self._got_on = time.monotonic()
@@ -75,15 +84,28 @@ class Sender:
         with _Ahead(chunks, self._sink.prepare) as source:
             try:
                 while True:
-                    self._check()
+                    self._watch.check()
+                    self._ledger.checkpoint()
                     wait = self._begin(source)
-                    if not self._in_flight and not self._waiting and source.is_empty:
+                    if self._has_ended(source):
                         return
                     self._settle(wait)
             except Exception:
                 # Also of a disk that is full where messages are made: what the queue has taken meanwhile is recorded.
                 self._drain()
                 raise
+
+    def _has_ended(self, source: "_Ahead") -> bool:
+        """Whether everything is settled.
+
+        Raises:
+            StoppedError: Everything that may be sent is, and there is more.
+        """
+        if self._in_flight or self._waiting:
+            return False
+        if self._watch.messages_left == 0 and source.is_ready(self._has_room):
+            raise self._watch.limit_reached()
+        return source.is_empty
 
     def _begin(self, source: "_Ahead") -> float:
         """Begins what may begin now.
@@ -96,15 +118,26 @@ class Sender:
             is_due = bool(self._waiting) and self._waiting[0][0] <= now and self._may_retry()
             if not is_due and not (self._may_go_on() and source.is_ready(self._has_room)):
                 return self._idle_for(now, source)
+            if not is_due and self._watch.messages_left == 0:
+                return self._idle_for(now, source)
             # Asked last, since neither a rate nor a full queue matters to a run that has nothing left to send.
             wait = self._pace.wait(now)
             if wait:
                 return min(wait, _CHECK)
-            batch = self._retry() if is_due else source.next()
+            batch = self._retry() if is_due else self._first(source)
             self._pace.begun(batch.length, now)
             self._sink.begin(batch)
             self._in_flight += 1
         return _CHECK
+
+    def _first(self, source: "_Ahead") -> MessageBatch:
+        """The next batch that wasn't sent before, or as much of it as may be."""
+        batch, left = source.next(), self._watch.messages_left
+        if left is not None and batch.length > left:
+            source.put_back(batch.part(range(left, batch.length)))
+            batch = batch.part(range(left))
+        self._watch.begun(batch.length)
+        return batch
 
     def _retry(self) -> MessageBatch:
         _, _, attempts, batch = heapq.heappop(self._waiting)
@@ -196,13 +229,11 @@ class Sender:
         return None
 
     def _given_up(self, what: str, result: BatchResult) -> StoppedError:
-        return StoppedError(
-            f"the queue didn't take {what} ({result.reason}); run the same command again: it goes on with what is left"
-        )
+        return StoppedError(f"the queue didn't take {what} ({result.reason}); {RESUMES}")
 
     def _drain(self) -> None:
         """Records the answers of what is in flight, as far as they come in time."""
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + self._watch.grace
         while self._in_flight and (left := until - time.monotonic()) > 0:
             self._record(self._sink.finished(min(left, _CHECK)))
 
@@ -264,6 +295,10 @@ class _Ahead:
         if batch is None:
             raise IndexError("no batch is ready")
         return batch
+
+    def put_back(self, batch: MessageBatch) -> None:
+        """Makes what is left of the batch that next() gave the next one."""
+        self._next = batch
 
     def _begin_chunk(self) -> bool:
         try:

@@ -8,6 +8,7 @@ from typing import Final
 from inventory_enqueue.config import FirstRun
 from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.run import Delivery, Run
+from inventory_enqueue.stores.local import LocalStore
 from inventory_enqueue.uris import S3Url
 
 _BYTES_PER_ROW: Final = 76
@@ -40,11 +41,14 @@ class Need:
 def needs(run: Run) -> list[Need]:
     """The scratch space and the state, or both together where they share a file system."""
     scratch, state = _scratch(run), _state(run)
-    if not run.folder.is_relative_to(run.state):
-        return [_need(run.runtime.work_dir, scratch + state, "--work-dir")]
-    if _existing(run.runtime.work_dir).stat().st_dev == _existing(run.state).stat().st_dev:
-        return [_need(run.runtime.work_dir, scratch + state, "--work-dir")]
-    return [_need(run.runtime.work_dir, scratch, "--work-dir"), _need(run.state, state, "--state")]
+    work_dir, home = run.runtime.work_dir, run.pipeline_store
+    if not run.in_state:
+        return [_need(work_dir, scratch + state, "--work-dir")]
+    if not isinstance(home, LocalStore):
+        return [_need(work_dir, scratch, "--work-dir")]
+    if _existing(work_dir).stat().st_dev == _existing(home.root).stat().st_dev:
+        return [_need(work_dir, scratch + state, "--work-dir")]
+    return [_need(work_dir, scratch, "--work-dir"), _need(home.root, state, "--state")]
 
 
 def check(run: Run) -> None:

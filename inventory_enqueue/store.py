@@ -1,32 +1,82 @@
-"""Bytes under names: the home of a pipeline's state. Here a local folder; whole files appear at once or not at all."""
+"""Bytes under names: the home of a pipeline's state, as a contract. stores/ has a local folder and S3.
 
-import fcntl
-import os
-import shutil
+Names are made by this program alone, with `/` between their parts; none comes from outside. A name is a file or a
+folder, never both. What is written is there whole or not at all, and durable when the call returns.
+"""
+
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-_TEMPORARY_SUFFIX = ".tmp"
+
+class ConflictError(Exception):
+    """A conditional write found something else than what it was to replace."""
 
 
-class LocalStore:
-    """A folder whose files are written to a temporary name, fsynced and renamed.
+class HeldError(Exception):
+    """Another process holds the lock."""
 
-    Names are made by this program alone, with `/` between their parts; none comes from outside.
-    """
+    def __init__(self, holder: str) -> None:
+        """Makes the error.
 
-    def __init__(self, root: Path) -> None:
-        """Makes the store; the folder is created at the first write."""
-        self.root = root
+        Args:
+            holder: Who, where and since when: for people.
+        """
+        super().__init__(holder)
+        self.holder = holder
 
-    def path(self, name: str) -> Path:
-        """Where a name's bytes are, for readers that want a local file."""
-        return self.root / name
 
-    def exists(self, name: str) -> bool:
-        """Whether the name holds bytes."""
-        return self.path(name).is_file()
+class Versioned(NamedTuple):
+    """A name's bytes, and what names this very content in a conditional write."""
+
+    data: bytes
+    version: str
+
+
+class Log(Protocol):
+    """Lines or records appended to one name, by one writer."""
+
+    def append(self, data: bytes) -> None:
+        """Appends whole lines or records, or nothing. In a local folder they survive the process's death from now on.
+
+        Raises:
+            OSError, StoppedError: They can't be written.
+        """
+
+    def sync(self) -> None:
+        """Makes all that was appended durable."""
+
+    def close(self) -> None:
+        """Makes all that was appended durable, and ends the log."""
+
+
+class Lock(Protocol):
+    """An exclusive lock that is held."""
+
+    @property
+    def token(self) -> str:
+        """Names this holding: random."""
+
+    def check(self) -> None:
+        """Asks, without any request, whether the lock is still held.
+
+        Raises:
+            LockLostError: It was lost, or may be.
+        """
+
+    def release(self) -> None:
+        """Gives it back."""
+
+
+class Store(Protocol):
+    """A folder of names. Errors of S3 are raised as PreflightError and StoppedError, those of disks as OSError."""
+
+    def at(self, folder: str) -> "Store":
+        """The store of the names in a folder of this one."""
+
+    def where(self, name: str = "") -> str:
+        """Where a name is, or the store itself: a path or an s3:// URL, for people."""
 
     def get(self, name: str) -> bytes:
         """The bytes.
@@ -34,121 +84,82 @@ class LocalStore:
         Raises:
             FileNotFoundError: There are none.
         """
-        return self.path(name).read_bytes()
+
+    def size(self, name: str) -> int | None:
+        """How many bytes the name holds, or None where there are none."""
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        """Writes or replaces, durably."""
-        with self.write_file(name) as temporary:
-            temporary.write_bytes(data)
+        """Writes or replaces."""
 
-    @contextmanager
-    def write_file(self, name: str) -> Iterator[Path]:
-        """A path to write to; at the end of the block it is there under its name, durably; after an error it isn't."""
-        target = self.path(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # One writer a name at a time (the pipeline's lock and the task's number), so the temporary name may be fixed:
-        # what a killed run left is overwritten.
-        temporary = target.with_name(target.name + _TEMPORARY_SUFFIX)
-        try:
-            yield temporary
-            _fsync(temporary)
-            temporary.replace(target)
-            _fsync(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    def write_file(self, name: str) -> AbstractContextManager[Path]:
+        """A path to write to; at the end of the block it is there under its name, after an error it isn't."""
 
-    def names(self, folder: str) -> list[str]:
-        """The names directly under a folder, sorted; temporary ones left out."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(
-                entry.name for entry in os.scandir(self.path(folder)) if not entry.name.endswith(_TEMPORARY_SUFFIX)
-            )
-        return []
+    def local(self, name: str) -> Path:
+        """A local file with the name's bytes, which nobody may change.
+
+        Raises:
+            FileNotFoundError: There are none.
+        """
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names and folders directly under a folder, sorted."""
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The folders alone."""
 
     def remove(self, name: str) -> None:
-        """Removes a name's bytes, if there are any, durably."""
-        path = self.path(name)
-        if path.exists():
-            path.unlink()
-            _fsync(path.parent)
+        """Removes a name's bytes, if there are any."""
 
     def remove_folder(self, name: str) -> None:
         """Removes a folder with all that is in it, as far as it is there."""
-        shutil.rmtree(self.path(name), ignore_errors=True)
 
-    def create_log(self, name: str) -> "AppendLog":
-        """A new file that grows line by line.
+    def read(self, name: str) -> Versioned | None:
+        """The bytes with their version, or None where there are none."""
+
+    def create(self, name: str, data: bytes) -> str:
+        """Writes where nothing is, and returns the version.
+
+        Raises:
+            ConflictError: The name holds bytes.
+        """
+
+    def replace(self, name: str, data: bytes, version: str) -> str:
+        """Writes where the version is still this one, and returns the new version.
+
+        Raises:
+            ConflictError: It isn't.
+        """
+
+    def create_log(self, name: str, header: bytes = b"") -> Log:
+        """A new log.
+
+        Args:
+            name: Of the log.
+            header: What each of its pieces begins with.
 
         Raises:
             FileExistsError: The name is taken.
         """
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        _fsync(path.parent)
-        return AppendLog(descriptor)
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[int | None]:
-        """An exclusive lock that the process's death frees: an open descriptor, or None where another holds it."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield descriptor
-        finally:
-            os.close(descriptor)
+    def read_log(self, name: str) -> Iterator[tuple[str, bytes]]:
+        """The pieces of a log, each with where it is, and beginning with its header.
 
+        The last line or record of a piece may be torn: append() never returned from it.
+        """
 
-class AppendLog:
-    """Lines appended to one file: from append() on they survive the process's death, from sync() on the machine's."""
+    def lock(self, name: str, *, lease: float) -> Lock:
+        """Takes an exclusive lock, without waiting.
 
-    def __init__(self, descriptor: int) -> None:
-        """Takes over the open descriptor of an empty file."""
-        self._descriptor = descriptor
-        self._size = 0
-
-    def append(self, data: bytes) -> None:
-        """Appends whole lines, or nothing.
+        Args:
+            name: Of the lock.
+            lease: Seconds for which a holder that isn't heard of keeps it, where its death can't be seen.
 
         Raises:
-            OSError: The disk refused them.
+            HeldError: Another process holds it.
+            PreflightError: The store doesn't honour what a lock is made of.
         """
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except OSError:
-            # The next line must not continue this one.
-            os.ftruncate(self._descriptor, self._size)
-            raise
-        self._size += len(data)
-
-    def sync(self) -> None:
-        """Makes all lines durable."""
-        os.fsync(self._descriptor)
-
-    def close(self) -> None:
-        """Makes all lines durable and closes the file."""
-        self.sync()
-        os.close(self._descriptor)
 
 
 def whole_lines(data: bytes) -> list[bytes]:
-    """The lines of an append log; a torn last one is left out, since append() never returned from it."""
+    """The lines of a log; a torn last one is left out, since append() never returned from it."""
     return data[: data.rfind(b"\n") + 1].splitlines()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ from inventory_enqueue import describe
 from inventory_enqueue.config import StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError, RefusedError, StoppedError
 from inventory_enqueue.execution import carry_out, conclude, described, end
-from inventory_enqueue.ledger import Ledger
+from inventory_enqueue.ledger import Ledger, TaskLedger
 from inventory_enqueue.planning import Job
 from inventory_enqueue.report import RunReport, Stage, Status, total
 from inventory_enqueue.run import Run, differences
@@ -42,20 +42,38 @@ def finish_unfinished(job: Job, ledger: Ledger, report: RunReport) -> bool:
     if other:
         raise RefusedError(
             f"the unfinished run {unfinished.id} was begun with another value of {', '.join(other)}; finish it with "
-            "the same flags as then, or use another --pipeline",
-            where=str(unfinished.folder),
+            "the same flags as then, give it up with --abandon, or use another --pipeline",
+            where=unfinished.store.where(),
         )
     _log.info("going on with the unfinished run %s (%s)", unfinished.id, unfinished.current.location)
     unfinished = unfinished.with_runtime(job.runtime)
     unfinished.save()
     if same:
-        carry_out(Worker(unfinished), ledger, report)
+        carry_out(Worker(unfinished, job.watch), ledger, report)
     else:
-        _finish_first(unfinished, ledger, report)
+        _finish_first(job, unfinished, ledger, report)
     return same
 
 
-def _finish_first(unfinished: Run, ledger: Ledger, report: RunReport) -> None:
+def abandon_unfinished(ledger: Ledger, report: RunReport) -> None:
+    """Gives a run up that was begun and not ended, and says what that costs; one that is committed already is left."""
+    unfinished, baseline = ledger.unfinished(), ledger.baseline()
+    if unfinished is None or (baseline is not None and baseline.run_id == unfinished.id):
+        return
+    acknowledged = sum(
+        TaskLedger(unfinished, task).acknowledged().n_unique() for task in range(unfinished.plan.tasks(Stage.ENQUEUE))
+    )
+    _log.warning(
+        "giving up the unfinished run %s: the queue took %d keys of it, which will be sent again as far as they are "
+        "selected again",
+        unfinished.id,
+        acknowledged,
+    )
+    report.abandoned = {"run_id": unfinished.id, "acknowledged": acknowledged}
+    end(unfinished, ledger, Status.ABANDONED)
+
+
+def _finish_first(job: Job, unfinished: Run, ledger: Ledger, report: RunReport) -> None:
     """Carries out the run of another delivery, with a report of its own inside this command's.
 
     A run that can't be finished, for its delivery is damaged or refused, and that sent nothing, is given up: it doesn't
@@ -63,7 +81,7 @@ def _finish_first(unfinished: Run, ledger: Ledger, report: RunReport) -> None:
     """
     first = _first_report(unfinished, report)
     try:
-        carry_out(Worker(unfinished), ledger, first)
+        carry_out(Worker(unfinished, job.watch), ledger, first)
     except StoppedError as error:
         first.fail(error)
         raise

@@ -183,7 +183,7 @@ def replace(**arrays: list[Any] | None) -> Callable[[Path], object]:
 
 ABSENT, SPOILT, REFUSED = "InventoryUnavailableError", "IntegrityError", "RefusedError"
 
-QUARANTINE = ("they are named in ", "/quarantine", "--max-quarantined", "raise it")
+QUARANTINE = ("named in ", "/quarantine", "--max-quarantined", "raise it")
 NINE = len(OLD[2:10] + NEW[:1])
 
 BAD_FILES = {
@@ -806,9 +806,9 @@ def test_a_first_run_stops_asks_and_leaves_nothing_that_counts_as_a_run(scene: S
     [
         (
             b'{"pid": 4711, "host": "etl-7", "since": "2026-03-03T02:00:00.000Z"}',
-            "process 4711 on etl-7 since 2026-03-03T02:00:00.000Z",
+            "process 4711 on etl-7 since 2026-03-03T02:00:00.000Z, for ",
         ),
-        (b"", "its holder is just starting"),
+        (b"", "a process that is just starting"),
     ],
 )
 def test_while_another_run_holds_the_lock_a_second_one_stops_and_names_it(
@@ -820,7 +820,7 @@ def test_while_another_run_holds_the_lock_a_second_one_stops_and_names_it(
         held.write(content)
         held.flush()
         says = (f"another run of the pipeline '{PIPELINE}' is under way", names, "wait")
-        assert_told(scene.cli(scene.manifest(2)), 5, "LockedError", lock, says)
+        assert_told(scene.cli(scene.manifest(2), "--lock-wait", "0"), 5, "LockedError", lock, says)
         assert scene.sent == []
         assert deliveries.tree(scene.state) == before | {f"{PIPELINE}/lock": content}
     assert scene.run(2).status is Status.COMMITTED

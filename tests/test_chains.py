@@ -40,6 +40,7 @@ from inventory_enqueue.run import Delivery, Run, Runtime
 from inventory_enqueue.schema import OBJECT_SCHEMA
 from inventory_enqueue.stages.diff import CHANGED, DELETED, NEW, NEWLY_ADMITTED, diff
 from inventory_enqueue.stages.index import counted_rows, fingerprints
+from inventory_enqueue.stores.local import LocalStore
 from tests.support import data_files, oracle
 from tests.support.deliveries import DAY_1, SOURCE
 from tests.support.file_pipeline import FilePipeline
@@ -291,8 +292,9 @@ class Stages:
             id=f"run-{number}",
             pipeline="p",
             created=day.order.now,
-            state=_STATE,
-            folder=_STATE,
+            pipeline_store=LocalStore(_STATE),
+            store=LocalStore(_STATE),
+            in_state=True,
             config=config.to_json(),
             current=self._deliveries[number],
             previous=None if compared is None else self._deliveries[compared],
@@ -302,6 +304,8 @@ class Stages:
             source_region="us-east-1",
             scope={},
             kind="manifest",
+            state_prefix=None,
+            command=None,
             plan=Plan(self._scheme, day.sizes.partition_bits or 0, (), content_columns=content),
             runtime=Runtime(_STATE, Sending(), AwsSettings(), day.sizes),
         )

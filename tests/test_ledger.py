@@ -19,14 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inventory_enqueue import acknowledgements, pipeline
-from inventory_enqueue import ledger as ledger_module
 from inventory_enqueue.config import FirstRun, JsonLinesFile, RunConfig
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE, row_base
 from inventory_enqueue.ledger import Failure, TaskLedger
 from inventory_enqueue.run import Run
-from inventory_enqueue.store import AppendLog
+from inventory_enqueue.stores.local import LocalLog, LocalStore
 from tests.support import deliveries
 
 if TYPE_CHECKING:
@@ -63,14 +62,19 @@ def any_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         work_dir=folder / "work",
     )
     report = pipeline.run(config)
-    return Run.load(folder / "state" / "p", folder / "state" / "p" / "runs" / str(report.run_id))
+    return Run.load(LocalStore(folder / "state" / "p"), str(report.run_id))
 
 
 @contextmanager
 def fresh(run: Run) -> Iterator[Run]:
     """The run in a folder of its own: hypothesis asks for many in one test."""
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
-        yield replace(run, folder=Path(folder))
+        yield replace(run, store=LocalStore(Path(folder)))
+
+
+def folder_of(run: Run) -> Path:
+    """Where the run's files are."""
+    return Path(run.store.where())
 
 
 @contextmanager
@@ -128,7 +132,7 @@ def test_a_file_of_acknowledgements_begins_with_its_format_version_and_run(any_r
             with attempt(run) as task:
                 task.record(encoded(row_base(2) + 5, 0))
                 task.record(encoded(10))
-        paths = sorted((run.folder / ACKS).iterdir())
+        paths = sorted((folder_of(run) / ACKS).iterdir())
         assert [path.name for path in paths] == ["00000.rows", "00001.rows"]
         for path in paths:
             header, _, rows = path.read_bytes().partition(b"\n")
@@ -140,7 +144,7 @@ def test_an_attempt_in_which_nothing_was_answered_leaves_no_file(any_run: Run) -
     with fresh(any_run) as run:
         with attempt(run) as task:
             task.record(b"")
-        assert list(run.folder.iterdir()) == []
+        assert list(folder_of(run).iterdir()) == []
         assert acknowledged(run) == Counter()
         assert failures(run) == []
 
@@ -171,7 +175,7 @@ def test_answers_recorded_by_many_threads_are_all_there(any_run: Run) -> None:
             list(pool.map(lambda rows: task.record(encoded(*rows[:9]), [failure(rows[9])]), batches))
         assert acknowledged(run) == Counter(row for rows in batches for row in rows[:9])
         assert Counter(TaskLedger(run, TASK).failed()) == Counter(rows[9] for rows in batches)
-        assert len(list((run.folder / ACKS).iterdir())) == 1
+        assert len(list((folder_of(run) / ACKS).iterdir())) == 1
 
 
 # ---- Torn tails: a power loss leaves any part of what was not synced
@@ -183,7 +187,7 @@ def test_a_tail_torn_at_any_byte_loses_only_the_rows_it_touched_and_a_later_atte
     answers: list[list[int]], later: list[int], data: st.DataObject, any_run: Run
 ) -> None:
     with fresh(any_run) as run:
-        path = run.folder / ACKS / "00000.rows"
+        path = folder_of(run) / ACKS / "00000.rows"
         with attempt(run) as task:
             for rows in answers:
                 task.record(encoded(*rows))
@@ -205,7 +209,7 @@ def test_a_tail_torn_at_each_byte_with_zeros_after_it_keeps_every_row_before_it_
     """A power loss leaves zeros where the file had grown already, but its blocks weren't written: anywhere in a row."""
     rows = [0, 1, 2, 9, row_base(1) + 4, row_base(2), 10, MOST, 0]
     with fresh(any_run) as run:
-        path = run.folder / ACKS / "00000.rows"
+        path = folder_of(run) / ACKS / "00000.rows"
         with attempt(run) as task:
             task.record(encoded(*rows[:4]))
             task.record(encoded(*rows[4:]))
@@ -223,7 +227,7 @@ def test_failures_torn_at_any_byte_lose_only_what_was_torn(
     records: list[Failure], data: st.DataObject, any_run: Run
 ) -> None:
     with fresh(any_run) as run:
-        path = run.folder / FAILURES / "00000.jsonl"
+        path = folder_of(run) / FAILURES / "00000.jsonl"
         sizes = []
         with attempt(run) as task:
             for record in records:
@@ -254,7 +258,7 @@ def test_damage_before_the_tail_is_told_with_the_file_that_has_it(spoilt: bytes,
     with fresh(any_run) as run:
         with attempt(run) as task:
             task.record(encoded(1, 2))
-        path = run.folder / ACKS / "00000.rows"
+        path = folder_of(run) / ACKS / "00000.rows"
         path.write_bytes(path.read_bytes() + spoilt)
         with pytest.raises(IntegrityError, match=str(path)):
             acknowledged(run)
@@ -272,7 +276,7 @@ def test_damage_before_the_tail_is_told_with_the_file_that_has_it(spoilt: bytes,
 )
 def test_rows_without_their_header_are_damage(header: bytes, any_run: Run) -> None:
     with fresh(any_run) as run:
-        path = run.folder / ACKS / "00000.rows"
+        path = folder_of(run) / ACKS / "00000.rows"
         path.parent.mkdir(parents=True)
         path.write_bytes(header + encoded(10, 2))  # the 10 looks like the end of a line
         with pytest.raises(IntegrityError, match=str(path)):
@@ -348,7 +352,7 @@ def test_a_newer_format_version_is_refused(any_run: Run) -> None:
     with fresh(any_run) as run:
         with attempt(run) as task:
             task.record(encoded(1), [failure(2)])
-        for path in (run.folder / ACKS / "00000.rows", run.folder / FAILURES / "00000.jsonl"):
+        for path in (folder_of(run) / ACKS / "00000.rows", folder_of(run) / FAILURES / "00000.jsonl"):
             path.write_bytes(path.read_bytes().replace(b'"format_version": 1', b'"format_version": 2'))
         with pytest.raises(IntegrityError, match=r"acks.*format_version is 2"):
             acknowledged(run)
@@ -379,7 +383,7 @@ def test_each_odd_key_stands_in_a_line_of_its_own(any_run: Run) -> None:
     with fresh(any_run) as run:
         with attempt(run) as task:
             task.record(b"", [failure(row, key, message=key) for row, key in enumerate(ODD_KEYS)])
-        lines = (run.folder / FAILURES / "00000.jsonl").read_bytes().split(b"\n")
+        lines = (folder_of(run) / FAILURES / "00000.jsonl").read_bytes().split(b"\n")
         assert lines.pop() == b""
         assert all(line.isascii() for line in lines)
         assert [json.loads(line)["key"] for line in lines] == list(ODD_KEYS)
@@ -390,41 +394,34 @@ def test_each_odd_key_stands_in_a_line_of_its_own(any_run: Run) -> None:
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[AppendLog]:
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[LocalLog]:
     """The logs that were synced, in order."""
-    logs: list[AppendLog] = []
-    sync = AppendLog.sync
+    logs: list[LocalLog] = []
+    sync = LocalLog.sync
 
-    def noted(log: AppendLog) -> None:
+    def noted(log: LocalLog) -> None:
         sync(log)
         logs.append(log)
 
-    monkeypatch.setattr(AppendLog, "sync", noted)
+    monkeypatch.setattr(LocalLog, "sync", noted)
     return logs
 
 
-def test_a_failure_is_durable_when_it_is_recorded(any_run: Run, synced: list[AppendLog]) -> None:
-    """Nothing sends it again after a power loss unless the run goes on: so it is rare, and may cost an fsync."""
-    with fresh(any_run) as run, attempt(run) as task:
-        task.record(b"", [failure(1)])
-        assert len(synced) == 1
-        task.record(b"", [failure(2)])
-        assert len(synced) == 2
-
-
-def test_acknowledgements_are_synced_once_an_interval_and_at_the_end(
-    any_run: Run, synced: list[AppendLog], monkeypatch: pytest.MonkeyPatch
+def test_what_was_recorded_is_synced_once_an_interval_and_at_the_end(
+    any_run: Run, synced: list[LocalLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("inventory_enqueue.ledger.time.monotonic", lambda: now)
     with fresh(any_run) as run:
         with attempt(run) as task:
             for row in range(5):
-                task.record(encoded(row))
+                task.record(encoded(row), [failure(10 + row)])
+                task.checkpoint()
             assert synced == []
-            now += ledger_module.SYNC_INTERVAL + 0.1
-            task.record(encoded(5))
-            assert len(synced) == 1
+            now += run.runtime.sending.checkpoint_interval + 0.1
+            task.checkpoint()
+            assert len(synced) == len(set(map(id, synced))) == 2
             task.record(encoded(6))
-            assert len(synced) == 1
-        assert len(synced) == 2
+            task.checkpoint()
+            assert len(synced) == 2
+        assert len(synced) == 4

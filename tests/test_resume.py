@@ -6,15 +6,9 @@ at most what was in flight (concurrency x 10 messages); nothing where the proces
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +19,13 @@ from inventory_enqueue import acknowledgements
 from inventory_enqueue.config import Change, FirstRun, MessageFormat
 from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE
-from inventory_enqueue.report import Stage, Status
-from tests.support.cli import clean_environment
+from inventory_enqueue.report import Status
 from tests.support.deliveries import upload
-from tests.support.killer import ROOT, Moment
+from tests.support.killer import Moment
 from tests.support.pipelines import Days, Pipeline, seeded_state, three_days
-from tests.support.proxy import Delay, FaultProxy, RequestRule, delay, deny, fail_entries
+from tests.support.proxy import FaultProxy, delay, deny, fail_entries
 from tests.support.queue import keys_of
+from tests.support.running import PATIENCE, kill_group, lock_holder, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +40,6 @@ SEND = "SendMessageBatch"
 NEW = [*(f"new/{number:03}" for number in range(60)), "new/a b", "new/c+d", "new/é%"]
 FILES = 3
 BATCH = 10
-PATIENCE = 60  # seconds
 
 RECORD = "inventory_enqueue.ledger:TaskLedger.record"
 SEND_BATCH = "inventory_enqueue.sinks.sqs:SqsSink.begin"
@@ -88,7 +81,7 @@ AFTER_ALL_IS_SENT = {
 COMMITTED = {
     "the baseline has moved": Moment(COMMIT, "after"),
     "the run's end isn't recorded": Moment(END),
-    "the old index isn't removed": Moment("inventory_enqueue.store:LocalStore.remove_folder"),
+    "the old index isn't removed": Moment("inventory_enqueue.stores.local:LocalStore.remove_folder"),
     "report.json is under its temporary name": Moment(RENAME, about="report.json"),
     "the run's end is recorded": Moment(END, "after"),
 }
@@ -590,39 +583,7 @@ def test_a_failures_file_that_lost_its_end_is_made_whole_again(seeded: Pipeline,
     assert seeded.received() == days.second_new - REFUSED
 
 
-# ---- Two at once, and kills at any time
-
-
-def start(pipeline: Pipeline, manifest: Path | str, log: Path) -> subprocess.Popen[bytes]:
-    """Start the command in a process group of its own, with one data file a task, and wait until it holds the lock."""
-    never = json.dumps({"function": COMMIT, "call": 1 << 30})
-    command = [sys.executable, "-m", "tests.support.killer", never, *pipeline.arguments(manifest)]
-    environment = clean_environment(pipeline.work) | {"PYTHONPATH": str(ROOT)}
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True
-        )
-    wait_until(lambda: process.poll() is not None or lock_holder(pipeline) == process.pid)
-    return process
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def lock_holder(pipeline: Pipeline) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int(json.loads((pipeline.home / "lock").read_bytes())["pid"])
-    return None
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+# ---- Two at once
 
 
 def test_of_two_runs_at_once_one_exits_5_and_nothing_is_sent_twice(
@@ -632,7 +593,7 @@ def test_of_two_runs_at_once_one_exits_5_and_nothing_is_sent_twice(
     proxy.rules.append(delay(SEND, 0.2))
     first = start(seeded, days.second, tmp_path / "log")
     try:
-        second = seeded.cli(days.second)
+        second = seeded.cli(days.second, "--lock-wait", "0")
         assert first.poll() is None, "the first run ended before the second one was refused"
         assert second.exit_code == 5, second
         assert f"process {first.pid} on " in second.stderr
@@ -655,64 +616,3 @@ def test_a_run_that_was_killed_never_locks_out_the_next_one(
     assert lock_holder(seeded) == first.pid, "the dead one's name is still in the lock"
     proxy.rules.clear()
     assert seeded.run(days.second).status is Status.COMMITTED
-
-
-SLOWLY = 0.06
-WINDOW = 0.25
-MANY = 420
-KILLS = 14
-
-
-def stage_of(log: Path) -> Stage | None:
-    """Name the stage that a run had come to, by what it printed at the end of each; None after the last one."""
-    ended = sum(line.startswith((b"index: ", b"diff: ", b"enqueue: ")) for line in log.read_bytes().splitlines())
-    stages = [Stage.INDEX, Stage.DIFF, Stage.ENQUEUE, None]
-    return stages[ended]
-
-
-def wait_for_a_request(process: subprocess.Popen[bytes], proxy: FaultProxy, action: str) -> None:
-    seen = len(proxy.log)
-    wait_until(lambda: process.poll() is not None or any(logged.action == action for logged in proxy.log[seen:]))
-
-
-def test_killed_at_random_again_and_again_until_it_commits_nothing_is_lost(  # noqa: PLR0913, PLR0917 - fixtures
-    tmp_path: Path, sqs_client: SQSClient, queue_url: str, s3_client: S3Client, bucket: str, proxy: FaultProxy
-) -> None:
-    chance = random.Random(6)  # noqa: S311 - no secret
-    days = three_days(tmp_path / "bucket", [f"new/{number}" for number in range(MANY)], FILES)
-    upload(tmp_path / "bucket", s3_client, bucket)
-    manifest = f"s3://{bucket}/{days.second.relative_to(tmp_path / 'bucket').as_posix()}"
-    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
-    pipeline.seed(days.first)
-    pipeline.endpoint_url = proxy.endpoint_url
-    # So most of a run is sending: 42 batches at 4 a time take at least 0.66 s, the rest about a third of that.
-    proxy.rules += [
-        delay(SEND, SLOWLY),
-        RequestRule(Delay(SLOWLY), lambda request: request.action is None and ".parquet" in request.path),
-    ]
-    kills: Counter[Stage | None] = Counter()
-    log = tmp_path / "log"
-    while True:
-        process = start(pipeline, manifest, log)
-        if chance.random() < 0.6:  # else a slow machine would never get as far as sending
-            wait_for_a_request(process, proxy, SEND)
-        try:
-            process.wait(chance.uniform(0, WINDOW) if kills.total() < KILLS else PATIENCE)
-        except subprocess.TimeoutExpired:
-            kill_group(process)
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, log.read_text()
-        kills[stage_of(log)] += 1
-        if chance.random() < 0.2:  # another machine takes over
-            shutil.rmtree(pipeline.work, ignore_errors=True)
-    proxy.rules.clear()
-    assert kills[Stage.ENQUEUE] >= 3, kills
-    assert 2 * kills[Stage.ENQUEUE] >= kills.total(), kills
-    received = pipeline.received()
-    assert received.keys() == days.second_new.keys(), f"lost after {kills}"
-    twice = (received - days.second_new).total()
-    assert twice <= kills[Stage.ENQUEUE] * pipeline.concurrency * BATCH, kills
-    again = pipeline.run(days.second)
-    assert (again.status, again.sent["messages"]) == (Status.NOTHING_NEW, 0)
-    assert pipeline.received() == Counter()

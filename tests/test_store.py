@@ -1,4 +1,7 @@
-"""The state's files: whole or not at all, whatever dies when; logs without torn lines; a lock that death frees."""
+"""The state in a local folder: files whole or not at all, whatever dies when; a lock that death frees; documents.
+
+What it has in common with S3 is in test_stores.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 
 from inventory_enqueue import documents
 from inventory_enqueue.errors import IntegrityError
-from inventory_enqueue.store import LocalStore, whole_lines
+from inventory_enqueue.store import HeldError, whole_lines
+from inventory_enqueue.stores.local import LocalStore
 from tests.support.cli import clean_environment
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ def killed(program: str, store: LocalStore) -> None:
     lines = [
         "import os, signal, sys",
         "from pathlib import Path",
-        "from inventory_enqueue.store import LocalStore",
+        "from inventory_enqueue.stores.local import LocalStore",
         "store = LocalStore(Path(sys.argv[1]))",
         program,
         "os.kill(os.getpid(), signal.SIGKILL)",
@@ -66,11 +70,11 @@ def test_a_name_holds_the_bytes_that_were_put_last(
     contents: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = LocalStore(tmp_path_factory.mktemp("store") / "made" / "when needed")
-    assert not store.exists("runs/1/run.json")
+    assert store.size("runs/1/run.json") is None
     for content in contents:
         store.put("runs/1/run.json", content)
         assert store.get("runs/1/run.json") == content
-    assert store.exists("runs/1/run.json")
+    assert store.size("runs/1/run.json") == len(contents[-1])
     assert files(store.root) == {"runs/1/run.json": contents[-1]}
 
 
@@ -85,7 +89,7 @@ def test_any_mix_of_whole_and_broken_writes_leaves_exactly_the_whole_ones(
     expected: dict[str, bytes] = {}
     for name, content, error in steps:
         taken = any(other.startswith(f"{name}/") or name.startswith(f"{other}/") for other in expected)
-        if taken or store.path(name).is_dir():
+        if taken or (store.root / name).is_dir():
             continue  # a name is a file or a folder, never both
         try:
             with store.write_file(name) as path:
@@ -96,41 +100,6 @@ def test_any_mix_of_whole_and_broken_writes_leaves_exactly_the_whole_ones(
         except (OSError, Died):
             assert error is not None
     assert files(store.root) == expected
-
-
-@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, Died])
-def test_an_error_while_a_file_is_written_leaves_the_old_content_alone(
-    error: type[BaseException], store: LocalStore
-) -> None:
-    store.put("baseline.json", b"old")
-
-    def write() -> None:
-        with store.write_file("baseline.json") as path:
-            path.write_bytes(b"half of the n")
-            raise error
-
-    with pytest.raises(error):
-        write()
-    assert files(store.root) == {"baseline.json": b"old"}
-
-
-def test_a_first_write_that_fails_leaves_no_file(store: LocalStore) -> None:
-    def write() -> None:
-        with store.write_file("baseline.json") as path:
-            path.write_bytes(b"half of the n")
-            raise Died
-
-    with pytest.raises(Died):
-        write()
-    assert not store.exists("baseline.json")
-    assert files(store.root) == {}
-
-
-def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(store: LocalStore) -> None:
-    store.put("part", b"old")
-    with pytest.raises(FileNotFoundError), store.write_file("part"):
-        pass
-    assert files(store.root) == {"part": b"old"}
 
 
 def test_readers_see_the_old_content_until_the_new_one_is_whole(store: LocalStore) -> None:
@@ -161,7 +130,7 @@ def test_bytes_are_on_the_disk_before_their_name_and_their_name_before_put_retur
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "replace", record_rename)
     store.put("folder/file", b"new")
-    file, folder = (store.path(name).stat().st_ino for name in ("folder/file", "folder"))
+    file, folder = ((store.root / name).stat().st_ino for name in ("folder/file", "folder"))
     assert events == [("fsync", file), ("rename", "file"), ("fsync", folder)]
 
 
@@ -174,20 +143,6 @@ def test_a_process_killed_in_the_middle_of_a_write_leaves_the_old_content_and_th
     assert store.names("indexes/1") == ["meta.json"]
     store.put("indexes/1/meta.json", b"new")
     assert files(store.root) == {"indexes/1/meta.json": b"new"}
-
-
-def test_names_are_those_directly_under_a_folder_in_order(store: LocalStore) -> None:
-    for name in ("runs/b/run.json", "runs/a/run.json", "runs/a/tasks/1", "lock", "baseline.json"):
-        store.put(name, b"")
-    assert store.names("runs") == ["a", "b"]
-    assert store.names("runs/a") == ["run.json", "tasks"]
-    assert store.names("") == ["baseline.json", "lock", "runs"]
-    assert store.names("nothing") == store.names("lock") == store.names("lock/below") == []
-
-
-def test_get_of_a_name_without_bytes_is_an_error(store: LocalStore) -> None:
-    with pytest.raises(FileNotFoundError):
-        store.get("baseline.json")
 
 
 # ---- Logs
@@ -214,13 +169,6 @@ def test_of_a_log_that_was_cut_anywhere_all_whole_lines_are_left(lines: list[byt
     assert whole_lines(data) == lines[:whole]
 
 
-def test_a_log_is_never_one_that_exists(store: LocalStore) -> None:
-    store.put("acks/00000.jsonl", b"{}\n")
-    with pytest.raises(FileExistsError):
-        store.create_log("acks/00000.jsonl")
-    assert store.get("acks/00000.jsonl") == b"{}\n"
-
-
 def test_appended_lines_survive_kill_9(store: LocalStore) -> None:
     killed("log = store.create_log('acks/0')\nfor n in range(1000): log.append(b'%d\\n' % n)", store)
     assert whole_lines(store.get("acks/0")) == [b"%d" % n for n in range(1000)]
@@ -240,41 +188,18 @@ def test_append_writes_all_where_the_system_takes_only_a_part(
 # ---- The lock
 
 
-def test_the_lock_has_one_holder_and_is_free_again_after_its_block(store: LocalStore) -> None:
-    with store.lock("lock") as mine:
-        assert mine is not None
-        with store.lock("lock") as other, store.lock("another") as elsewhere:
-            assert other is None
-            assert elsewhere is not None
-        with store.lock("lock") as still:
-            assert still is None
-    with store.lock("lock") as next_one:
-        assert next_one is not None
-
-
-def test_an_error_in_its_block_frees_the_lock(store: LocalStore) -> None:
-    def fail() -> None:
-        with store.lock("lock"):
-            raise Died
-
-    with pytest.raises(Died):
-        fail()
-    with store.lock("lock") as mine:
-        assert mine is not None
-
-
 @pytest.fixture
 def holder(store: LocalStore) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lock, with a child of its own that outlives it."""
     program = (
         "import subprocess, sys\n"
         "from pathlib import Path\n"
-        "from inventory_enqueue.store import LocalStore\n"
-        "with LocalStore(Path(sys.argv[1])).lock('lock') as held:\n"
-        "    sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
-        "    child = subprocess.Popen(sleep, stdout=subprocess.DEVNULL)\n"
-        "    print(held is not None, child.pid, flush=True)\n"
-        "    sys.stdin.read()\n"
+        "from inventory_enqueue.stores.local import LocalStore\n"
+        "lock = LocalStore(Path(sys.argv[1])).lock('lock', lease=1)\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "child = subprocess.Popen(sleep, stdout=subprocess.DEVNULL)\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(store.root)],
@@ -283,8 +208,7 @@ def holder(store: LocalStore) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
-        held, child = process.stdout.readline().split()
-        assert held == b"True"
+        child = process.stdout.readline()
         yield process
         process.kill()
         os.kill(int(child), 9)
@@ -293,12 +217,11 @@ def holder(store: LocalStore) -> Iterator[subprocess.Popen[bytes]]:
 def test_kill_9_of_its_holder_frees_the_lock_even_while_a_child_of_it_lives(
     holder: subprocess.Popen[bytes], store: LocalStore
 ) -> None:
-    with store.lock("lock") as mine:
-        assert mine is None
+    with pytest.raises(HeldError, match=f"process {holder.pid} on "):
+        store.lock("lock", lease=1)
     holder.kill()
     holder.wait()
-    with store.lock("lock") as mine:
-        assert mine is not None
+    store.lock("lock", lease=1).release()
 
 
 # ---- Documents

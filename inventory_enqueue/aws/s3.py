@@ -1,4 +1,4 @@
-"""The few S3 calls outside the listing: small objects, and downloads that are hashed while they land."""
+"""The few S3 calls outside the listing: small objects, and downloads that are hashed while they land; their errors."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024 * 1024
 _DOWNLOAD_ATTEMPTS = 3
+READ = "s3:GetObject"
+LIST = "s3:ListBucket"
+WRITE = "s3:PutObject"
+DELETE = "s3:DeleteObject"
+"""What IAM calls the permissions."""
+
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden", "AllAccessDisabled"})
 _FATAL = _DENIED | {
@@ -31,11 +37,15 @@ _FATAL = _DENIED | {
 
 
 class AccessDeniedError(PreflightError):
-    """The object may not be read; or it isn't there, and its bucket may not be listed."""
+    """The object may not be read or written; or it isn't there, and its bucket may not be listed."""
 
 
 class ObjectNotFoundError(Exception):
     """The object isn't there; whoever asked knows what that means."""
+
+
+class BucketNotFoundError(ObjectNotFoundError):
+    """Nor is its bucket."""
 
 
 def get_object(client: "S3Client", url: S3Url, arguments: S3Arguments) -> bytes:
@@ -46,7 +56,7 @@ def get_object(client: "S3Client", url: S3Url, arguments: S3Arguments) -> bytes:
         PreflightError: Access is denied, or there are no credentials.
         StoppedError: S3 can't be reached.
     """
-    with _errors(url):
+    with errors(url):
         body = client.get_object(Bucket=url.bucket, Key=url.key, **arguments)["Body"]
         with closing(body):
             return body.read()
@@ -72,7 +82,7 @@ def download(client: "S3Client", url: S3Url, arguments: S3Arguments, target: Pat
 def _download(client: "S3Client", url: S3Url, arguments: S3Arguments, target: Path) -> tuple[int, str]:
     digest = hashlib.md5(usedforsecurity=False)
     size = 0
-    with _errors(url):
+    with errors(url):
         body = client.get_object(Bucket=url.bucket, Key=url.key, **arguments)["Body"]
         with closing(body), target.open("wb") as file:
             for chunk in body.iter_chunks(_CHUNK):
@@ -104,24 +114,45 @@ def inventory_filter(client: "S3Client", bucket: str, inventory_id: str) -> str 
 
 
 @contextmanager
-def _errors(url: S3Url) -> Iterator[None]:
+def errors(url: S3Url, action: str = READ) -> Iterator[None]:
+    """Translates the SDK's errors.
+
+    Args:
+        url: What the block's requests are about.
+        action: The permission that they need.
+
+    Raises:
+        ObjectNotFoundError, PreflightError, StoppedError: As get_object.
+    """
     try:
         yield
     except ClientError as error:
-        raise _translated(error, url) from error
+        details = error.response.get("Error", {})
+        raise error_for(details.get("Code", ""), details.get("Message", ""), url, action) from error
     except BotoCoreError as error:
-        kind = PreflightError if "credential" in str(error).lower() else StoppedError
-        raise kind(f"S3 can't be read: {error}", where=str(url)) from error
+        what = "read" if action in {READ, LIST} else "written"
+        if "credential" in str(error).lower():
+            raise PreflightError(f"S3 can't be {what}: {error}", where=str(url)) from error
+        message = f"S3 can't be {what}: {error}; run the same command again"
+        raise StoppedError(message, where=str(url)) from error
 
 
-def _translated(error: ClientError, url: S3Url) -> ObjectNotFoundError | InventoryEnqueueError:
-    code = error.response.get("Error", {}).get("Code", "")
-    message = error.response.get("Error", {}).get("Message", "")
+def error_for(code: str, message: str, url: S3Url, action: str) -> ObjectNotFoundError | InventoryEnqueueError:
+    """What an error code of S3 means.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    """
+    if code == "NoSuchBucket":
+        return BucketNotFoundError(str(url))
     if code in _ABSENT:
         return ObjectNotFoundError(str(url))
     if code in _DENIED:
-        action = "kms:Decrypt" if "kms" in message.lower() else "s3:GetObject"
-        return AccessDeniedError(f"access is denied; allow {action} on it ({code}: {message})", where=str(url))
+        # An object under a KMS key needs the key, too: https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
+        kms = "kms:Decrypt" if action == READ else "kms:GenerateDataKey"
+        allow = f"{kms if 'kms' in message.lower() else action} on it"
+        if action == READ:
+            allow += f", and {LIST} on its bucket, without which S3 denies what isn't there, too"
+        return AccessDeniedError(f"access is denied; allow {allow} ({code}: {message})", where=str(url))
     if code in _FATAL:
         return PreflightError(f"S3 refuses: {code}: {message}", where=str(url))
     return StoppedError(f"S3 answers {code}: {message}; run the same command again", where=str(url))

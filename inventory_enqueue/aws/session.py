@@ -29,16 +29,21 @@ _S3_ATTEMPTS = 5
 _SQS_ATTEMPTS = 5
 
 
-def s3_client(settings: AwsSettings, *, connections: int = 10) -> "S3Client":
+def s3_client(settings: AwsSettings, *, connections: int = 10, read_timeout: int = _READ_TIMEOUT) -> "S3Client":
     """A client for S3.
+
+    Args:
+        settings: How AWS is reached.
+        connections: Requests in flight.
+        read_timeout: Seconds to wait for an answer.
 
     Raises:
         PreflightError: The profile doesn't exist, or another setting can't be used.
     """
     config = Config(
         signature_version=UNSIGNED if settings.no_sign_request else None,
-        connect_timeout=_CONNECT_TIMEOUT,
-        read_timeout=_READ_TIMEOUT,
+        connect_timeout=min(_CONNECT_TIMEOUT, read_timeout),
+        read_timeout=read_timeout,
         retries={"mode": "standard", "total_max_attempts": _S3_ATTEMPTS},
         max_pool_connections=connections,
         user_agent_extra=f"inventory-enqueue/{__version__}",

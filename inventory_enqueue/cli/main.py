@@ -14,6 +14,8 @@ from inventory_enqueue.cli.demo import demo
 from inventory_enqueue.cli.diff import diff
 from inventory_enqueue.cli.inventories import inventories
 from inventory_enqueue.cli.options import OrderedPatterns, run_config, run_options
+from inventory_enqueue.cli.resend import resend
+from inventory_enqueue.cli.runs import runs
 from inventory_enqueue.cli.text import set_up_logging, summary
 from inventory_enqueue.config import RunConfig, StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError
@@ -58,6 +60,8 @@ cli.add_command(baseline)
 cli.add_command(demo)
 cli.add_command(diff)
 cli.add_command(inventories)
+cli.add_command(resend)
+cli.add_command(runs)
 
 
 def main() -> NoReturn:

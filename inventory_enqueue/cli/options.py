@@ -1,8 +1,10 @@
 """The options of the main job, by subject, and what they make: a RunConfig."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +32,7 @@ from inventory_enqueue.config import (
     FirstRun,
     JsonLinesFile,
     LatestDelivery,
+    Locking,
     MessageFormat,
     OnLate,
     RunConfig,
@@ -99,11 +102,45 @@ _SINK: Final = [
     ),
     click.option("--source-region", help="awsRegion in the messages (default: the bucket's)."),
 ]
+STATE: Final = click.option(
+    "--state",
+    type=LocationType(),
+    default=default_state,
+    show_default="XDG state folder",
+    help="What was sent: a folder, or s3://bucket/prefix/.",
+)
+LOCKING: Final = [
+    click.option(
+        "--lock-wait", type=DurationType(), help="Wait so long for another run of the pipeline (default: one lease)."
+    ),
+    click.option(
+        "--lease",
+        type=DurationType(),
+        default="60s",
+        show_default=True,
+        help="With a state in S3: a dead holder keeps the lock so long.",
+    ),
+]
 _STATE: Final = [
-    click.option("--state", type=_FOLDER, default=default_state, show_default="XDG state folder", help="The state."),
+    STATE,
     click.option("--pipeline", help="Name in the state (default: derived from bucket and sink)."),
     click.option(
         "--first-run", type=_names(FirstRun), help="Without a baseline: record the delivery only, or send all of it."
+    ),
+    click.option("--abandon", is_flag=True, help="Give an unfinished run up; what it sent may be sent again."),
+    click.option(
+        "--keep-runs",
+        type=click.IntRange(min=1),
+        default=30,
+        show_default=True,
+        help="Ended runs whose files stay in the state.",
+    ),
+    click.option(
+        "--checkpoint-interval",
+        type=DurationType(),
+        default="5s",
+        show_default=True,
+        help="What was acknowledged is made durable so often.",
     ),
 ]
 _CHANGES: Final = [
@@ -158,9 +195,16 @@ _GUARDS: Final = [
         show_default=True,
         help="Refuse a delivery of which a larger share of rows can't be trusted.",
     ),
+    click.option(
+        "--max-new-ratio",
+        type=click.FloatRange(min=0),
+        default=0.5,
+        show_default=True,
+        help="Refuse to send more than this share of the baseline's objects, where it is above 10,000.",
+    ),
     click.option("--dry-run", "-n", is_flag=True, help="Show what would be sent; touch neither queue nor state."),
 ]
-_SENDING: Final = [
+SENDING: Final = [
     click.option(
         "--concurrency",
         type=click.IntRange(1, MAX_CONCURRENCY),
@@ -176,13 +220,6 @@ _SENDING: Final = [
         help="Send nothing while more than N messages wait in the queue.",
     ),
     click.option(
-        "--records-per-message",
-        type=click.IntRange(1, MAX_RECORDS_PER_MESSAGE),
-        default=1,
-        show_default=True,
-        help="Records in an s3-event message, at most, and up to 64 KB: cheaper, for consumers that take several.",
-    ),
-    click.option(
         "--verify",
         type=_names(Verify),
         default=Verify.MD5.value,
@@ -192,12 +229,30 @@ _SENDING: Final = [
     click.option(
         "--transport", type=_names(SendTransport), help="How SQS is reached (default: curl, else boto3: slower)."
     ),
+    click.option(
+        "--grace",
+        type=DurationType(),
+        default="10s",
+        show_default=True,
+        help="When stopped, wait so long for answers that are due.",
+    ),
+]
+_LIMITS: Final = [
+    click.option(
+        "--records-per-message",
+        type=click.IntRange(1, MAX_RECORDS_PER_MESSAGE),
+        default=1,
+        show_default=True,
+        help="Records in an s3-event message, at most, and up to 64 KB: cheaper, for consumers that take several.",
+    ),
+    click.option("--max-messages", type=click.IntRange(min=1), help="Stop after so many; the next run goes on."),
+    click.option("--max-duration", type=DurationType(), help="Stop after this time; the next run goes on."),
 ]
 RESOURCES: Final = [
     click.option("--memory", type=SizeType(), default=DEFAULT_MEMORY, show_default="1GiB", help="Memory budget."),
     click.option("--work-dir", type=_FOLDER, help="Scratch space (default: XDG cache folder)."),
 ]
-_SQS: Final = [
+SQS: Final = [
     click.option("--sqs-endpoint-url", help="Endpoint of SQS."),
     click.option("--sqs-region", help="Region of the queue."),
 ]
@@ -232,7 +287,7 @@ def with_options(*groups: Sequence[Decorator]) -> Decorator:
 
 
 run_options: Final = with_options(
-    _SOURCE, _SINK, _STATE, _CHANGES, VERSIONS, FILTERS, _GUARDS, _SENDING, RESOURCES, S3, _SQS, _OUTPUT
+    _SOURCE, _SINK, _STATE, LOCKING, _CHANGES, VERSIONS, FILTERS, _GUARDS, SENDING, _LIMITS, RESOURCES, S3, SQS, _OUTPUT
 )
 """Gives a command all options of the main job."""
 
@@ -292,22 +347,49 @@ def run_config(options: dict[str, Any], patterns: tuple[Pattern, ...]) -> RunCon
             message_format=MessageFormat(options["message_format"]),
             event_time=EventTime(options["event_time"]),
             source_region=options["source_region"],
+            max_new_ratio=options["max_new_ratio"],
             dry_run=options["dry_run"],
+            abandon=options["abandon"],
+            max_messages=options["max_messages"],
+            max_duration=options["max_duration"],
+            grace=options["grace"].total_seconds(),
+            command=shlex.join(["inventory-enqueue", *sys.argv[1:]]),
+            keep_runs=options["keep_runs"],
+            locking=locking(options),
             message_groups=options["message_group_id"],
-            sending=Sending(
-                concurrency=options["concurrency"],
-                rate=options["rate"],
-                pause_above=options["pause_above"],
-                records_per_message=options["records_per_message"],
-                transport=None if options["transport"] is None else SendTransport(options["transport"]),
-                verify=Verify(options["verify"]),
-            ),
+            sending=sending(options),
             work_dir=options["work_dir"],
             sizes=sizes(options),
             aws=aws(options),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def sending(options: dict[str, Any]) -> Sending:
+    """How messages are sent, by the options of SENDING and, where a command has them, those of the main job."""
+    return Sending(
+        concurrency=options["concurrency"],
+        rate=options["rate"],
+        pause_above=options["pause_above"],
+        records_per_message=options.get("records_per_message", 1),
+        transport=None if options["transport"] is None else SendTransport(options["transport"]),
+        verify=Verify(options["verify"]),
+        checkpoint_interval=options.get("checkpoint_interval", _NO_CHECKPOINTS).total_seconds(),
+    )
+
+
+_NO_CHECKPOINTS: Final = timedelta(days=1)
+
+
+def locking(options: dict[str, Any]) -> Locking:
+    """How long to wait for the lock, by the options of LOCKING.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    patience = options["lock_wait"]
+    return Locking(options["lease"].total_seconds(), None if patience is None else patience.total_seconds())
 
 
 def sizes(options: dict[str, Any]) -> Sizes:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end every verb in the same way: the work stops, and the exit code names the signal."""
 
+import os
 import signal
 from types import FrameType
 from typing import NoReturn
@@ -10,10 +11,10 @@ class Terminated(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """Turns both signals into exceptions of the main thread."""
-    # Importing polars replaces Python's SIGINT handler by one that restarts system calls: a wait would outlast Ctrl-C.
-    signal.siginterrupt(signal.SIGINT, True)  # noqa: FBT003 - its parameters have no names
-    signal.signal(signal.SIGTERM, _terminate)
+    """Turns the first signal into an exception of the main thread; the second one ends the process at once."""
+    # Installed by Python and not by a library, a handler also ends a wait in a system call.
+    signal.signal(signal.SIGINT, _Handler())
+    signal.signal(signal.SIGTERM, _Handler())
 
 
 def exit_code(signalled: KeyboardInterrupt) -> int:
@@ -21,5 +22,13 @@ def exit_code(signalled: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(signalled, Terminated) else signal.SIGINT)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+class _Handler:
+    _arrived = 0
+    """Signals of both kinds."""
+
+    def __call__(self, number: int, _frame: FrameType | None) -> NoReturn:
+        _Handler._arrived += 1
+        if _Handler._arrived > 1:
+            # Whoever asks twice doesn't want to wait for answers; what the queue said so far is recorded.
+            os._exit(128 + number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

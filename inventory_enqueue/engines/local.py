@@ -29,6 +29,7 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            worker.stop()
+            worker.watch.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+            worker.watch.go_on()
             raise

@@ -183,8 +183,7 @@ def run(worker: Worker, number: int) -> TaskReport:
 def done(run: Run, report: TaskReport) -> bool:
     """Whether an earlier attempt's outputs are still there, whole."""
     candidates, part = report.outputs
-    paths = [(run.store.path(candidates.name), candidates.size), (run.index_store.path(part.name), part.size)]
-    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+    return run.store.size(candidates.name) == candidates.size and run.index_store.size(part.name) == part.size
 
 
 def candidates_name(number: int) -> str:
@@ -233,12 +232,14 @@ def _write_candidates(run: Run, number: int, selected: pl.DataFrame) -> Output:
             run.plan.previous_batches if run.plan.recalls else (),
         ),
     )
-    with run.store.write_file(name) as path, pa.ipc.new_file(str(path), _CANDIDATES) as writer:
-        for candidates, batches in sides:
-            starts = [row_base(batch[0]) for batch in batches]
-            for piece in cut(candidates.select(CANDIDATE_SCHEMA.names()), "row", starts, _CANDIDATES):
-                writer.write_batch(piece)
-    return Output(name, run.store.path(name).stat().st_size, selected.height)
+    with run.store.write_file(name) as path:
+        with pa.ipc.new_file(str(path), _CANDIDATES) as writer:
+            for candidates, batches in sides:
+                starts = [row_base(batch[0]) for batch in batches]
+                for piece in cut(candidates.select(CANDIDATE_SCHEMA.names()), "row", starts, _CANDIDATES):
+                    writer.write_batch(piece)
+        size = path.stat().st_size
+    return Output(name, size, selected.height)
 
 
 def read_candidates(run: Run, number: int) -> pl.DataFrame:
@@ -249,10 +250,10 @@ def read_candidates(run: Run, number: int) -> pl.DataFrame:
     """
     batches = []
     for partition in range(run.plan.partitions):
-        path = run.store.path(candidates_name(partition))
+        name = candidates_name(partition)
         try:
-            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
+            with pa.OSFile(str(run.store.local(name)), "rb") as file, pa.ipc.open_file(file) as reader:
                 batches.append(reader.get_batch(number))
         except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"the run's candidates can't be read: {error}", where=str(path)) from error
+            raise IntegrityError(f"the run's candidates can't be read: {error}", where=run.store.where(name)) from error
     return from_batches(batches, _CANDIDATES).sort("row")

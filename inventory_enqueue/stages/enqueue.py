@@ -40,7 +40,7 @@ def run(worker: Worker, number: int) -> TaskReport:
     selected = read_candidates(run, number)
     candidates = _nameable(run, number, selected, settled)
     counts = Counter(deleted_gone=selected.height - candidates.height)
-    sender = Sender(worker.sink, ledger, worker.pace, check=worker.check)
+    sender = Sender(worker.sink, ledger, worker.pace, watch=worker.watch)
     try:
         rows = _left(worker, ledger, settled, full_rows(worker, number, candidates), counts)
         sender.send_all(chunks(worker, ledger, rows))
@@ -128,7 +128,7 @@ def chunks(worker: Worker, ledger: TaskLedger, frames: Iterable[pl.DataFrame]) -
     run, form, limits = worker.run, worker.form, worker.sink.limits
     template = template_of(run)
     for rows in in_chunks(frames, _ROWS_AT_ONCE):
-        worker.check()
+        worker.watch.check()
         made = message_rows(run, rows)
         refusals = _refusals(worker, template, made)
         if refusals is not None:

@@ -59,7 +59,7 @@ def run(worker: Worker, number: int) -> TaskReport:
             told = (*CONTENT_COLUMNS, *VERSION_COLUMNS)
             counts.update({f"{side}files_with_{name}": int(name in present) for name in told})
             for rows, offset in _rows(worker, landed, present):
-                worker.check()
+                worker.watch.check()
                 counted = counted_rows(run, delivery, rows.frame, row_base(file) + offset, counts)
                 writer.add(fingerprints(run, counted))
                 recent.add(counted)
@@ -159,10 +159,10 @@ def _conditions(run: Run, delivery: Delivery, frame: pl.DataFrame) -> Iterator[t
         yield "quarantined", pl.col("key").is_not_null()
     if "is_delete_marker" in frame.columns:
         yield "not_live", listed(run.versions, frame.columns)
-    own_prefix = delivery.manifest.own_prefix
-    if own_prefix is not None:
-        # The inventory's own files are no news.
-        yield "excluded", ~pl.col("key").str.starts_with(own_prefix)
+    # The inventory's own files, and those of our state, are no news.
+    for own_prefix in (delivery.manifest.own_prefix, run.state_prefix):
+        if own_prefix is not None:
+            yield "excluded", ~pl.col("key").str.starts_with(own_prefix)
 
 
 def _rows(worker: Worker, landed: LandedFile, present: frozenset[str]) -> Iterator[tuple[Rows, int]]:

@@ -25,7 +25,7 @@ def run(worker: Worker, number: int) -> TaskReport:
     with SpillWriter(run, number) as writer:
         keys = read_known_keys(worker.landing, run.known.location, with_versions=run.versions is Versions.ALL)
         for frame in keys:
-            worker.check()
+            worker.watch.check()
             counts["known_listed"] += frame.height
             rows = frame.select(h, k, f=nothing, row=nothing)
             writer.add(rows.match_to_schema(FINGERPRINT_SCHEMA))

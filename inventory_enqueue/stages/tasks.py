@@ -29,6 +29,7 @@ def run_task(worker: Worker, stage: Stage, number: int) -> TaskReport:
     report = worker.run.task_report(stage, number)
     if report is not None and _DONE[stage](worker.run, report):
         return report
+    worker.watch.check()
     started = time.monotonic()
     report = _TASKS[stage](worker, number)
     report = replace(report, seconds=round(time.monotonic() - started, 3))

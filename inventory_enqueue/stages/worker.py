@@ -2,13 +2,12 @@
 
 import shutil
 from functools import cached_property
-from threading import BoundedSemaphore, Event
+from threading import BoundedSemaphore
 
 from inventory_enqueue.batching import MessageForm
 from inventory_enqueue.config import JsonLinesFile, SqsQueue, StandardOutput
 from inventory_enqueue.delivery.landing import Landing
 from inventory_enqueue.delivery.reading import Room
-from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.index import IndexMeta
 from inventory_enqueue.messages import ENVELOPES
 from inventory_enqueue.pacing import Pace, Pause
@@ -16,22 +15,24 @@ from inventory_enqueue.run import Run
 from inventory_enqueue.sinks import Sink
 from inventory_enqueue.sinks.jsonl import JsonLinesFileSink, StandardOutputSink
 from inventory_enqueue.sinks.sqs import SqsSink
+from inventory_enqueue.watch import Watch
 
 
 class Worker:
     """A run, with the connections that its tasks use."""
 
-    def __init__(self, run: Run) -> None:
-        """Makes it; connections are made when they are first used."""
+    def __init__(self, run: Run, watch: Watch) -> None:
+        """Makes it; connections are made when they are first used.
+
+        Args:
+            run: What is done.
+            watch: Whether it is to end early: the tasks check it between two batches of rows.
+        """
         self.run = run
+        self.watch = watch
         self.room = Room(run.runtime.sizes.bytes_decoded)
         self.computing = BoundedSemaphore(run.runtime.sizes.workers)
         """Held by a diff task until it only writes: disks are waited for by more tasks than there are cores."""
-        self._stop = Event()
-
-    def stop(self) -> None:
-        """Makes the tasks that are under way end early, with StoppedError."""
-        self._stop.set()
 
     def fetch_ahead(self, number: int) -> None:
         """Begins to download the files of an index task, and those of the tasks that come next: one for each worker."""
@@ -48,15 +49,6 @@ class Worker:
         scratch = self.run.scratch
         scratch.mkdir(parents=True, exist_ok=True)
         return self.run.bytes_to_read < shutil.disk_usage(scratch).free // 2
-
-    def check(self) -> None:
-        """Called by the tasks between two batches of rows.
-
-        Raises:
-            StoppedError: stop() was called.
-        """
-        if self._stop.is_set():
-            raise StoppedError("the run was stopped; run the same command again: it goes on with what is left")
 
     @cached_property
     def baseline_index(self) -> IndexMeta | None:

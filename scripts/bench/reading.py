@@ -42,7 +42,9 @@ from inventory_enqueue.planning import Job, plan_run
 from inventory_enqueue.report import Stage
 from inventory_enqueue.run import Runtime
 from inventory_enqueue.stages.worker import Worker
+from inventory_enqueue.stores.local import LocalStore
 from inventory_enqueue.uris import Location, S3Url
+from inventory_enqueue.watch import Watch
 
 PEERS: Final = {
     FileFormat.PARQUET: "polars.read_parquet",
@@ -192,7 +194,8 @@ def index_stage(manifest: Location, folder: Path, aws: AwsSettings) -> Usage:
     )
     runtime = Runtime(folder / "work", config.sending, aws, config.sizes)
     landing = Landing(aws, runtime.work_dir)
-    worker = Worker(plan_run(Job(config, runtime, landing, landing.open(manifest), "bench"), None))
+    store, watch = LocalStore(folder / "state" / "bench"), Watch()
+    worker = Worker(plan_run(Job(config, runtime, landing, landing.open(manifest), "bench", store, watch), None), watch)
     wall, cpu = time.monotonic(), _cpu_seconds()
     rows = sum(report.counts["listed"] for report in run_stage(worker, Stage.INDEX))
     wall, cpu = time.monotonic() - wall, _cpu_seconds() - cpu

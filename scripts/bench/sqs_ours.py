@@ -10,6 +10,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from inventory_enqueue.run import Run
 from inventory_enqueue.sending import Sender
 from inventory_enqueue.stages import enqueue
 from inventory_enqueue.stages.worker import Worker
+from inventory_enqueue.stores.local import LocalStore
+from inventory_enqueue.watch import Watch
 
 _TRACE_INTERVAL = 0.05
 
@@ -63,19 +66,21 @@ def main(  # noqa: PLR0913 - the command line's options
         transport=None if transport is None else SendTransport(transport),
     )
     with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(a_run(Path(folder), queue_url, sending))
+        watch = _Watch()
+        worker = Worker(a_run(Path(folder), queue_url, sending), watch)
         ledger = TaskLedger(worker.run, 0)
         points: list[tuple[float, int, int]] = []
         _ = worker.sink
         idle = begin_peak()
         wall, cpu = time.perf_counter(), cpu_seconds()
 
-        def check() -> None:
+        def note() -> None:
             now = time.perf_counter() - wall
             if trace is not None and (not points or now > points[-1][0] + _TRACE_INTERVAL):
                 points.append((now, worker.pace.window.size, sender.counts["messages"]))
 
-        sender = Sender(worker.sink, ledger, worker.pace, check=check)
+        watch.note = note
+        sender = Sender(worker.sink, ledger, worker.pace, watch=watch)
         try:
             sender.send_all(enqueue.chunks(worker, ledger, frames(rows)))
         finally:
@@ -95,6 +100,18 @@ def main(  # noqa: PLR0913 - the command line's options
     print(json.dumps(result))
 
 
+class _Watch(Watch):
+    """Notes how the sending goes on, too."""
+
+    note: Callable[[], None] | None = None
+
+    def check(self) -> None:
+        """As a watch does."""
+        if self.note is not None:
+            self.note()
+        super().check()
+
+
 def a_run(folder: Path, queue_url: str, sending: Sending) -> Run:
     """A run as the pipeline makes it, of a small delivery."""
     config = RunConfig(
@@ -108,8 +125,7 @@ def a_run(folder: Path, queue_url: str, sending: Sending) -> Run:
         work_dir=folder / "work",
     )
     report = pipeline.run(config)
-    state = folder / "state" / "bench"
-    return replace(Run.load(state, state / "runs" / str(report.run_id)), id=RUN_ID)
+    return replace(Run.load(LocalStore(folder / "state" / "bench"), str(report.run_id)), id=RUN_ID)
 
 
 def begin_peak() -> int:

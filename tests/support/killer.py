@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
+SLOWED = "TESTS_SLOWED"
+"""Set in the environment of a run whose stages are to take some time each."""
+_SLOW = [
+    ("inventory_enqueue.engines.local", "run_task", 0.04),
+    ("inventory_enqueue.execution", "check_sent", 0.04),
+    ("inventory_enqueue.execution", "_commit", 0.04),
+]
 ONE_FILE_A_TASK = {"partition_bits": 1, "bytes_per_batch": 1}
 
 
@@ -40,6 +48,8 @@ class Moment:
     """The process dies at this call."""
     about: str = ""
     """Only calls count whose arguments have this text in their repr."""
+    by: int = signal.SIGKILL
+    """The signal that it gets: SIGSTOP lets it sleep instead."""
 
 
 def run_killed(moment: Moment, *args: str | os.PathLike[str]) -> Result:
@@ -70,10 +80,10 @@ def _deadly(function: Callable[..., Any], moment: Moment) -> Callable[..., Any]:
             calls += 1
             deadly = calls == moment.call
         if deadly and moment.when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), moment.by)
         result = function(*args, **kwargs)
-        if deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if deadly and moment.when == "after":
+            os.kill(os.getpid(), moment.by)
         return result
 
     return wrapper
@@ -90,9 +100,29 @@ def _cut_small() -> None:
     sizes.__init__ = make_small
 
 
+def _slow_down() -> None:
+    """Let a signal from outside find each stage, and the commit: a few rows pass them in no time."""
+    for module, name, seconds in _SLOW:
+        owner = importlib.import_module(module)
+        setattr(owner, name, _slow(getattr(owner, name), seconds))
+
+
+def _slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - stands for any function
+        time.sleep(seconds)
+        result = function(*args, **kwargs)
+        time.sleep(seconds)
+        return result
+
+    return wrapper
+
+
 def _main() -> None:
     command = importlib.import_module("inventory_enqueue.cli.main")
     _cut_small()
+    if os.environ.get(SLOWED):
+        _slow_down()
     _die_at(Moment(**json.loads(sys.argv.pop(1))))
     command.main()
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from inventory_enqueue import pipeline
 from inventory_enqueue.config import AwsSettings, FirstRun, JsonLinesFile, RunConfig, Sending, Sizes, SqsQueue
 from inventory_enqueue.report import Status
+from inventory_enqueue.stores.local import LocalStore
+from inventory_enqueue.stores.s3 import S3Store
+from inventory_enqueue.uris import S3Url
 from tests.support import deliveries
 from tests.support.cli import Result, run_cli
 from tests.support.killer import KILLED, ONE_FILE_A_TASK, Moment, run_killed
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
     from inventory_enqueue.report import RunReport
+    from inventory_enqueue.store import Store
+    from inventory_enqueue.uris import Location
 
 OLD = [f"old/{number:03}" for number in range(30)]
 REGION = "us-east-1"
@@ -96,8 +102,12 @@ class Pipeline:
 
     def __init__(self, folder: Path, client: SQSClient, queue_url: str) -> None:
         self.state = folder / "state"
+        self.location: Location = self.state
+        """The state, as the command line names it."""
         self.work = folder / "work"
         self.home = self.state / "p"
+        self.store: Store = LocalStore(self.home)
+        """The pipeline's files in the state, read from outside."""
         self.queue_url = queue_url
         self.endpoint_url = client.meta.endpoint_url
         self._client = client
@@ -107,7 +117,7 @@ class Pipeline:
         return RunConfig(
             manifest=manifest,
             sink=SqsQueue(self.queue_url),
-            state=self.state,
+            state=self.location,
             pipeline="p",
             sending=Sending(concurrency=self.concurrency),
             work_dir=self.work,
@@ -118,7 +128,7 @@ class Pipeline:
     def arguments(self, manifest: Path | str, *more: str) -> list[str]:
         """Make the daily command's arguments; those given last win."""
         return [
-            *("--manifest", str(manifest), "--queue-url", self.queue_url, "--state", str(self.state)),
+            *("--manifest", str(manifest), "--queue-url", self.queue_url, "--state", str(self.location)),
             *("--pipeline", "p", "--work-dir", str(self.work), "--concurrency", str(self.concurrency)),
             *("--region", REGION, "--endpoint-url", self.endpoint_url, "--json", *more),
         ]
@@ -127,9 +137,19 @@ class Pipeline:
         """Run the command in this process."""
         return pipeline.run(replace(self.config(manifest), **options), report)
 
+    def keep_state_in(self, bucket: str, client: S3Client) -> None:
+        """Keep the state in S3 from now on."""
+        self.location = S3Url(bucket, "states/")
+        self.store = S3Store(client, self.location, self.work / "tests").at("p")
+
     def begin_with(self, seeded: Path) -> None:
         """Take a copy of a pipeline's folder for its own."""
-        shutil.copytree(seeded, self.home)
+        if self.location == self.state:
+            shutil.copytree(seeded, self.home)
+            return
+        for path in seeded.rglob("*"):
+            if path.is_file() and path.name != "lock":
+                self.store.put(path.relative_to(seeded).as_posix(), path.read_bytes())
 
     def seed(self, manifest: Path) -> None:
         """Make a delivery the baseline."""
@@ -151,7 +171,7 @@ class Pipeline:
     @property
     def baseline(self) -> dict[str, Any]:
         """What baseline.json says."""
-        content: dict[str, Any] = json.loads((self.home / "baseline.json").read_bytes())
+        content: dict[str, Any] = json.loads(self.store.get("baseline.json"))
         return content
 
     @property
