@@ -25,7 +25,7 @@ from tests.support.queue import create_queue
 from tests.support.running import PATIENCE, kill_group, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from types_boto3_s3 import S3Client
@@ -131,7 +131,6 @@ def test_killed_in_every_stage_again_and_again_nothing_is_lost(  # noqa: PLR0913
     days: Days,
     first_day: Path,
     proxy: FaultProxy,
-    record_property: Callable[[str, object], None],
 ) -> None:
     killing = Killing(
         Pipeline(tmp_path, sqs_client, ""),
@@ -163,7 +162,6 @@ def test_killed_in_every_stage_again_and_again_nothing_is_lost(  # noqa: PLR0913
         runs, twice, bound = runs + 1, twice + sent_again, bound + allowed
         assert pipeline.cli(days.second).report["status"] == "nothing_new"
         assert pipeline.received() == Counter()
-    record_property("kills", dict(killing.kills))
     print(f"{home}, {queue}: {dict(killing.kills)}, {runs} runs, {runs * MANY} keys, 0 lost, {twice} twice of {bound}")  # noqa: T201
     assert min(killing.kills[stage] for stage in SHARES) >= AT_LEAST * KILLS // 40, killing.kills
 
