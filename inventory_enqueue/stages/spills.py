@@ -13,6 +13,7 @@ fetch the whole batch then, for each of its partitions anew; and the page cache 
 took five times the memory of the rows.
 """
 
+import io
 import os
 from array import array
 from pathlib import Path
@@ -23,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import FINGERPRINT_SCHEMA, partition
 from inventory_enqueue.report import Output
 from inventory_enqueue.run import Run
@@ -119,34 +121,55 @@ def _lowest_byte(numbers: pl.Series) -> "pa.Array[Any]":
 
 
 def read_partition(paths: list[Path], number: int, *, partition_bits: int) -> pl.DataFrame:
-    """All fingerprints of a partition, from the spills of all index tasks."""
-    rows = 0
-    parts: list[list[bytes]] = [[] for _ in _WIDTHS]
-    for path in paths:
-        with path.open("rb") as file:
-            at = 0
-            for rows_of_round in _rounds(file):
-                start, end = _numbers(file, at + number * _NUMBER_BYTES, 2)
-                at += ((1 << partition_bits) + 1) * _NUMBER_BYTES
-                for part, width in zip(parts, _WIDTHS, strict=True):
-                    file.seek(at + start * width)
-                    part.append(file.read((end - start) * width))
-                    at += rows_of_round * width
-                rows += end - start
+    """All fingerprints of a partition, from the spills of all index tasks.
+
+    They are read into memory from Arrow's pool: it keeps what was freed for the next partition, where memory that is
+    fresh from the system costs more than what is read into it.
+
+    Raises:
+        IntegrityError: A spill was cut since it was written.
+    """
+    parts = [(path, _part(path, number, partition_bits)) for path in paths]
+    rows = sum(end - start for _, rounds in parts for _, start, end, _ in rounds)
+    buffers = [pa.allocate_buffer(rows * width) for width in _WIDTHS]
+    filled = 0
+    for path, rounds in parts:
+        with path.open("rb", buffering=0) as file:
+            for at, start, end, rows_of_round in rounds:
+                first = at
+                for buffer, width in zip(buffers, _WIDTHS, strict=True):
+                    file.seek(first + start * width)
+                    _read_into(file, memoryview(buffer)[filled * width : (filled + end - start) * width], path)
+                    first += rows_of_round * width
+                filled += end - start
     arrays = [
-        pa.Array.from_buffers(field.type, rows, [None, pa.py_buffer(_joined(part))])
-        for field, part in zip(_ARROW_SCHEMA, parts, strict=True)
+        pa.Array.from_buffers(field.type, rows, [None, buffer])
+        for field, buffer in zip(_ARROW_SCHEMA, buffers, strict=True)
     ]
     frame = pl.from_arrow(pa.RecordBatch.from_arrays(arrays, schema=_ARROW_SCHEMA))
     assert isinstance(frame, pl.DataFrame)  # noqa: S101 - from_arrow's type also covers a single column
     return frame
 
 
-def _joined(part: list[bytes]) -> bytes:
-    """The bytes in one piece; the pieces are gone then."""
-    whole = b"".join(part)
-    part.clear()
-    return whole
+def _part(path: Path, number: int, partition_bits: int) -> list[tuple[int, int, int, int]]:
+    """Of each round of a spill: where its columns begin, the partition's first row and end in it, and its rows."""
+    found = []
+    with path.open("rb") as file:
+        at = 0
+        for rows in _rounds(file):
+            start, end = _numbers(file, at + number * _NUMBER_BYTES, 2)
+            at += ((1 << partition_bits) + 1) * _NUMBER_BYTES
+            found.append((at, start, end, rows))
+            at += rows * sum(_WIDTHS)
+    return found
+
+
+def _read_into(file: io.FileIO, view: memoryview, path: Path) -> None:
+    while view:
+        read = file.readinto(view)
+        if not read:
+            raise IntegrityError("this scratch file was cut; run the same command again", where=str(path))
+        view = view[read:]
 
 
 def _rounds(file: IO[bytes]) -> "array[int]":
