@@ -44,7 +44,8 @@ MAX_ROWS_PER_FILE: Final = 1 << FILE_SHIFT
 
 _IDENTITY_BITS: Final = 64
 _KEPT_OF_K: Final = 1 << 32
-_FACTORS: Final = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+FACTORS: Final = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+"""Odd, so that a product with one of them is another number for each number."""
 _NO_SIZE: Final = (1 << 64) - 1
 _GOLDEN_ROWS: Final = pl.DataFrame(
     {
@@ -149,7 +150,7 @@ def checksum(fingerprints: pl.DataFrame) -> str:
     The sum of a product of each row's values: four times as fast as a hash over the bytes, and enough against decay. It
     is no protection against somebody who forges rows.
     """
-    a, b, c = (pl.lit(factor, pl.UInt64) for factor in _FACTORS)
+    a, b, c = (pl.lit(factor, pl.UInt64) for factor in FACTORS)
     row = (pl.col("h") * a + pl.col("k").cast(pl.UInt64)) ^ (pl.col("f") * b + pl.col("row"))
     return f"{fingerprints.select((row * c).sum()).item():016x}"
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from inventory_enqueue.arrow import cut, from_batches
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import IntegrityError
-from inventory_enqueue.fingerprints import ADMITTED_BIT, FINGERPRINT_SCHEMA, admitted, position, row_base
+from inventory_enqueue.fingerprints import ADMITTED_BIT, FACTORS, FINGERPRINT_SCHEMA, admitted, position, row_base
 from inventory_enqueue.index import read_part, write_part
 from inventory_enqueue.report import Output, Stage, TaskReport
 from inventory_enqueue.run import Run
@@ -37,6 +37,7 @@ CANDIDATE_SCHEMA: Final = pl.Schema({"row": pl.UInt64, "change": pl.UInt8, "h": 
 position of what it replaced (or, where that is named, of what replaced it) in the other delivery, or null."""
 
 _CANDIDATES: Final = pl.DataFrame(schema=CANDIDATE_SCHEMA).to_arrow().schema
+_FACTORS: Final = [pl.lit(factor, pl.UInt64) for factor in FACTORS]
 _IDENTITY = ["h", "k"]
 _CONTENT = ["h", "k", "f"]
 
@@ -57,7 +58,7 @@ class Diff:
 def diff(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
     """Compares two frames of FINGERPRINT_SCHEMA. Pure."""
     pairs, rest_today, rest_baseline = _paired(today, baseline)
-    agree = _agree(today[pairs["today"]], baseline[pairs["baseline"]])
+    agree = _digests(today).gather(pairs["today"]) == _digests(baseline).gather(pairs["baseline"])
     differ = pairs.filter(~agree)
     hard = today[pl.concat([rest_today, differ["today"]])]
     exact = _exact(hard, baseline[pl.concat([rest_baseline, differ["baseline"]])])
@@ -76,13 +77,16 @@ def _paired(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, 
     """
     position_bits = max(today.height, baseline.height).bit_length()
     of_baseline, step = 1 << position_bits, 1 << (position_bits + 1)
+    low = pl.lit(step - 1, pl.UInt64)
     sides = (
-        frame.select(pl.col("h") // step * step + pl.int_range(pl.len(), dtype=pl.UInt64) + side).to_series()
+        frame.select((pl.col("h") & ~low) + pl.int_range(side, pl.len() + side, dtype=pl.UInt64)).to_series()
         for frame, side in ((today, 0), (baseline, of_baseline))
     )
     tagged = pl.concat(sides).sort(multithreaded=False).rename("tagged").to_frame()
-    group = pl.col("tagged") // step
-    rows = tagged.select(tag=pl.col("tagged") % step, like_next=(group == group.shift(-1)).fill_null(value=False))
+    rows = tagged.select(
+        tag=pl.col("tagged") & low,
+        like_next=((pl.col("tagged") ^ pl.col("tagged").shift(-1)) < step).fill_null(value=False),
+    )
     like_next, next_tag = pl.col("like_next"), pl.col("tag").shift(-1)
     alone_with_next = like_next & ~like_next.shift(1, fill_value=False) & ~like_next.shift(-1, fill_value=False)
     rows = rows.select(
@@ -95,12 +99,14 @@ def _paired(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, 
     return pairs, rest.filter(rest < of_baseline), rest.filter(rest >= of_baseline) - of_baseline
 
 
-def _agree(today: pl.DataFrame, baseline: pl.DataFrame) -> pl.Series:
-    """Whether rows that stand side by side are the same content, with the same verdict of the filters."""
-    both = pl.concat([today, baseline.rename(lambda name: f"{name}_then")], how="horizontal")
-    same_content = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_then") for name in _CONTENT)
-    same_verdict = admitted() == (pl.col("row_then") >= ADMITTED_BIT)
-    return both.select(same_content & same_verdict).to_series()
+def _digests(fingerprints: pl.DataFrame) -> pl.Series:
+    """Of rows that share the high bits of h: alike where content and the filters' verdict are, else with 2^-64.
+
+    One column, since to gather the rows of pairs costs more than to compute it. Where h and k are alike, only f and the
+    verdict are left to differ; where k isn't, h collides already, and k times an odd number is another number.
+    """
+    h, k = pl.col("h") * _FACTORS[0], pl.col("k").cast(pl.UInt64) * _FACTORS[1]
+    return fingerprints.select(h ^ k ^ pl.col("f") ^ (pl.col("row") // ADMITTED_BIT * _FACTORS[2])).to_series()
 
 
 def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
