@@ -57,19 +57,32 @@ class Diff:
 
 def diff(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
     """Compares two frames of FINGERPRINT_SCHEMA. Pure."""
-    pairs, rest_today, rest_baseline = _paired(today, baseline)
+    pairs, alone, rest = _neighbours(today, baseline)
     agree = _digests(today).gather(pairs["today"]) == _digests(baseline).gather(pairs["baseline"])
     differ = pairs.filter(~agree)
-    hard = today[pl.concat([rest_today, differ["today"]])]
-    exact = _exact(hard, baseline[pl.concat([rest_baseline, differ["baseline"]])])
+    new, deleted = today[alone[0]], baseline[alone[1]]
+    hard = today[pl.concat([rest[0], differ["today"]])]
+    exact = _exact(hard, baseline[pl.concat([rest[1], differ["baseline"]])])
     index = today
     if exact.index.height < hard.height:
-        index = pl.concat([today[pairs["today"].filter(agree)], exact.index])
-    return Diff(exact.counts + Counter(unchanged=pairs.height - differ.height), exact.candidates, index)
+        index = pl.concat([today[pairs["today"].filter(agree)], new, exact.index])
+    counts = Counter(unchanged=pairs.height - differ.height, new=new.height, deleted=deleted.height)
+    none = pl.lit(None, pl.UInt64)
+    candidates = [_candidates(new, NEW, none), _candidates(deleted, DELETED, pl.col("row")), exact.candidates]
+    return Diff(exact.counts + counts, pl.concat(candidates), index)
 
 
-def _paired(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """Pairs of a row of today and one of the baseline that alone share the high bits of h; and the rest of both sides.
+def _candidates(rows: pl.DataFrame, change: int, previous_row: pl.Expr) -> pl.DataFrame:
+    """As Diff.candidates, of rows that changed in one way."""
+    return rows.select(*_IDENTITY, "row", pl.lit(change, pl.UInt8).alias("change"), previous_row=previous_row)
+
+
+_Sides = tuple[pl.Series, pl.Series]
+"""Positions of rows of today, and of the baseline."""
+
+
+def _neighbours(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, _Sides, _Sides]:
+    """Pairs of rows, one of each side, that alone share the high bits of h; rows alone with theirs; and the rest.
 
     Rows are given by their positions. To sort one column of numbers is cheaper than to join or sort frames: their high
     bits are those of h, below these stand the side and the position. So rows of equal h become neighbours, and end
@@ -92,11 +105,16 @@ def _paired(today: pl.DataFrame, baseline: pl.DataFrame) -> tuple[pl.DataFrame, 
     rows = rows.select(
         "tag",
         first=alone_with_next & (pl.col("tag") < of_baseline) & (next_tag >= of_baseline),
+        alone=~like_next & ~like_next.shift(1, fill_value=False),
         baseline=next_tag - of_baseline,
     )
     pairs = rows.filter("first").select("baseline", today="tag")
-    rest = rows.filter(~pl.col("first") & ~pl.col("first").shift(1, fill_value=False))["tag"]
-    return pairs, rest.filter(rest < of_baseline), rest.filter(rest >= of_baseline) - of_baseline
+    alone = rows.filter("alone")["tag"]
+    rest = rows.filter(~pl.col("first") & ~pl.col("first").shift(1, fill_value=False) & ~pl.col("alone"))["tag"]
+    alone_sides, rest_sides = (
+        (tags.filter(tags < of_baseline), tags.filter(tags >= of_baseline) - of_baseline) for tags in (alone, rest)
+    )
+    return pairs, alone_sides, rest_sides
 
 
 def _digests(fingerprints: pl.DataFrame) -> pl.Series:
@@ -143,12 +161,7 @@ def _exact(today: pl.DataFrame, baseline: pl.DataFrame) -> Diff:
             identities.filter(pl.col("change").is_not_null()).select(
                 *_IDENTITY, row.alias("row"), "change", "previous_row"
             ),
-            deleted.select(
-                *_IDENTITY,
-                pl.col("previous_row").alias("row"),
-                pl.lit(DELETED, pl.UInt8).alias("change"),
-                "previous_row",
-            ),
+            _candidates(deleted.with_columns(row="previous_row"), DELETED, pl.col("previous_row")),
         ]
     )
     return Diff(counts, candidates, contents)
