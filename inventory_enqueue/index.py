@@ -137,7 +137,7 @@ def _verified(store: Store, folder: str, part: Output) -> pl.DataFrame:
     # Arrow's pool keeps freed memory for the next part; bytes would be fresh from the system for each.
     data = pa.allocate_buffer(part.size)
     try:
-        with store.path(name).open("rb") as file:
+        with store.open(name) as file:
             if file.readinto(memoryview(data)) != part.size or file.read(1):
                 raise IntegrityError(altered, where=where)
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ folder, never both. What is written is there whole or not at all, and durable wh
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -80,6 +81,13 @@ class Store(Protocol):
 
     def get(self, name: str) -> bytes:
         """The bytes.
+
+        Raises:
+            FileNotFoundError: There are none.
+        """
+
+    def open(self, name: str) -> BufferedIOBase:
+        """The bytes, to be read: for readers that have a place for them.
 
         Raises:
             FileNotFoundError: There are none.

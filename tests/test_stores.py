@@ -142,6 +142,8 @@ def test_a_name_holds_the_bytes_that_were_put_last(store: Store, home: Home, con
         store.put("runs/1/run.json", data)
     other = home.open()
     assert store.get("runs/1/run.json") == other.get("runs/1/run.json") == content
+    with other.open("runs/1/run.json") as file:
+        assert file.read() == content
     assert other.size("runs/1/run.json") == len(content)
     read = other.read("runs/1/run.json")
     assert read is not None

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,14 @@ class LocalStore:
             FileNotFoundError: There are none.
         """
         return self._path(name).read_bytes()
+
+    def open(self, name: str) -> BufferedIOBase:
+        """The file.
+
+        Raises:
+            FileNotFoundError: It isn't there.
+        """
+        return self._path(name).open("rb")
 
     def size(self, name: str) -> int | None:
         """How many bytes there are."""

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +65,14 @@ class S3Store:
             PreflightError, StoppedError: S3 refuses or can't be reached; every method raises these.
         """
         return self._objects.get(self._key(name)).data
+
+    def open(self, name: str) -> BufferedIOBase:
+        """The bytes, all of them in memory.
+
+        Raises:
+            FileNotFoundError: There are none.
+        """
+        return BytesIO(self.get(name))
 
     def size(self, name: str) -> int | None:
         """How many bytes there are; None for a log, which is a folder here."""
