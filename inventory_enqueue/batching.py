@@ -1,15 +1,16 @@
 """Records into messages, and messages into SendMessageBatch requests, within the limits. Pure.
 
-Rows stay columns: the texts of a chunk's messages lie one after the other in one buffer, a request is a slice of it.
+Rows stay columns, and only that by which messages differ is made of them: it is cut from one buffer, and joined to a
+request with what all messages have in common between its pieces.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import md5
 from itertools import accumulate, pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import polars as pl
 
@@ -76,45 +77,108 @@ class MessageForm:
         return len(self.body([""]).encode()) + record_bytes + self.attribute_bytes
 
 
-class Texts:
-    """Texts one after the other: each is a slice of one buffer."""
+class Wrapping(NamedTuple):
+    """What all messages have around that by which they differ."""
 
-    def __init__(self, texts: pl.Series, firsts: Sequence[int]) -> None:
-        """Joins texts.
+    head: bytes
+    """Up to where the first record becomes its own."""
+    between: bytes
+    """From a record's end up to where the next one becomes its own."""
+    tail: bytes
+
+
+def _wrapping(envelope: Envelope, template: Template, spelled: Callable[[str], str] = str) -> Wrapping:
+    head, separator, tail = envelope.head, envelope.separator, envelope.tail
+    return Wrapping(*(spelled(text).encode() for text in (head + template.head, separator + template.head, tail)))
+
+
+class Texts:
+    """Messages without what all begin with: that is neither made, nor kept, nor hashed for each of them."""
+
+    def __init__(self, records: pl.Series, firsts: Sequence[int] | None, wrapping: Wrapping) -> None:
+        """Takes the records.
 
         Args:
-            texts: Pieces, without nulls.
-            firsts: Text n consists of the pieces from firsts[n] up to firsts[n + 1].
+            records: Without their template's head, and without nulls; with the tail where each is a message.
+            firsts: Message n consists of the records from firsts[n] up to firsts[n + 1]; None where each is a message.
+            wrapping: Of the messages.
         """
-        pieces = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        pieces = records.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
         _, offsets, data = pieces.buffers()
         assert offsets is not None  # noqa: S101 - a column of texts has them
-        ends = memoryview(offsets).cast("q").tolist()[pieces.offset : pieces.offset + len(texts) + 1]
-        is_whole = len(firsts) == len(texts) + 1
-        self._ends = ends if is_whole else [ends[first] for first in firsts]
-        self._largest: int | None = (texts.str.len_bytes().max() or 0) if is_whole else None  # type: ignore[assignment]
+        self._ends: list[int] = memoryview(offsets).cast("q").tolist()[pieces.offset : pieces.offset + len(records) + 1]
         # Slices of bytes cost less than views, also where they are copies.
         self._data = data.to_pybytes() if data is not None else b""
+        self._firsts = firsts
+        self._wrapping = wrapping
 
-    def span(self, start: int, stop: int) -> bytes:
-        """The texts from start up to stop, in one piece."""
-        return self._data[self._ends[start] : self._ends[stop]]
-
-    def slices(self, start: int, stop: int) -> tuple[bytes, list[int]]:
-        """The buffer, and where in it each text from start up to stop begins and the last one ends."""
-        return self._data, self._ends[start : stop + 1]
+    def rests(self, start: int, stop: int) -> list[bytes]:
+        """The messages from start up to stop, each without what all begin with."""
+        data = self._data
+        if self._firsts is None:
+            return [data[first:last] for first, last in pairwise(self._ends[start : stop + 1])]
+        _, between, tail = self._wrapping
+        return [
+            between.join([data[begin:end] for begin, end in pairwise(self._ends[first : last + 1])]) + tail
+            for first, last in pairwise(self._firsts[start : stop + 1])
+        ]
 
     def size(self, start: int, stop: int) -> int:
-        """The bytes of the texts from start up to stop."""
-        return self._ends[stop] - self._ends[start]
-
-    def largest(self) -> int:
-        """The bytes of the largest text."""
-        return max(self.sizes(), default=0) if self._largest is None else self._largest
+        """The bytes of the whole messages from start up to stop."""
+        head, between, tail = map(len, self._wrapping)
+        messages = stop - start
+        if self._firsts is None:
+            return self._ends[stop] - self._ends[start] + messages * head
+        first, last = self._firsts[start], self._firsts[stop]
+        around = messages * (head + tail) + (last - first - messages) * between
+        return self._ends[last] - self._ends[first] + around
 
     def sizes(self) -> list[int]:
-        """The bytes of each text."""
-        return [stop - start for start, stop in zip(self._ends, self._ends[1:], strict=False)]
+        """The bytes of each whole message."""
+        if self._firsts is None:
+            head = len(self._wrapping.head)
+            return [stop - start + head for start, stop in pairwise(self._ends)]
+        return [self.size(number, number + 1) for number in range(len(self._firsts) - 1)]
+
+
+class Entries:
+    """Messages as entries of a request."""
+
+    def __init__(self, texts: Texts, beside: Texts | None, head: bytes, attributes: Mapping[str, str]) -> None:
+        """Makes what lies between that by which they differ.
+
+        Args:
+            texts: The messages as JSON strings.
+            beside: What each has after its body, from the body's last quote on up to a value's last quote.
+            head: What all texts begin with.
+            attributes: Of all messages.
+        """
+        self._texts = texts
+        self._beside = beside
+        self._end = f'"{_attributes(attributes)}}}'.encode()
+        starts = [b'{"Id":"%c","MessageBody":"%b' % (name, head) for name in _IDS.encode()]
+        self._before = [starts[0], *(b"%b,%b" % (self._end, start) for start in starts[1:])]
+        """What comes before the text of each entry: the end of the one before, and its own start."""
+
+    def json(self, positions: Sequence[int], before: bytes, after: bytes) -> bytes:
+        """Messages with a comma between each two, and something before and after them."""
+        texts = _of(positions, self._texts.rests)
+        if self._beside is not None:
+            texts = [text + beside for text, beside in zip(texts, _of(positions, self._beside.rests), strict=True)]
+        pieces = [before] * (2 * len(texts))
+        pieces[::2] = self._before[: len(texts)]
+        pieces[1::2] = texts
+        return b"".join([before, *pieces, self._end, after])
+
+
+T = TypeVar("T")
+
+
+def _of(positions: Sequence[int], spans: Callable[[int, int], list[T]]) -> list[T]:
+    """What is to be had for spans of messages, for some messages: at once where they lie side by side."""
+    if isinstance(positions, range):
+        return spans(positions.start, positions.stop)
+    return [found for position in positions for found in spans(position, position + 1)]
 
 
 class Messages:
@@ -135,21 +199,33 @@ class Messages:
         self.form = form
         self._marked = acknowledgements.encode(rows["row"])
         groups = _spans_of_groups(rows)
-        self._firsts = self._pack(groups, limits)
+        self._wrapping = _wrapping(form.envelope, template)
+        records = self._records(self._wrapping, escaped=False)
+        self._firsts = self._pack(records, groups, limits)
+        self.bodies = self._texts(records, self._wrapping)
+        """The messages' bodies."""
+        self._md5 = md5(self._wrapping.head, usedforsecurity=False)
+        """Of what all messages begin with."""
         self.requests = self._cut(groups, limits)
         """The messages of each request."""
 
-    def _pack(self, groups: Sequence[Span], limits: BatchLimits) -> list[int]:
+    def _records(self, wrapping: Wrapping, *, escaped: bool) -> pl.Series:
+        """The records without what all begin with; where each is a message, with its tail."""
+        tail = wrapping.tail.decode() if self.form.max_records == 1 else ""
+        parts = self._template.rest(self._rows, escaped=escaped)
+        return self._rows.select(pl.concat_str(*parts, pl.lit(tail))).to_series()
+
+    def _texts(self, records: pl.Series, wrapping: Wrapping) -> Texts:
+        return Texts(records, None if self.form.max_records == 1 else self._firsts, wrapping)
+
+    def _pack(self, records: pl.Series, groups: Sequence[Span], limits: BatchLimits) -> Sequence[int]:
         """The number of each message's first record, and the number of records at the end."""
         if self.form.max_records == 1:
-            return list(range(self._rows.height + 1))
-        sizes = records_of(self._rows, self._template).str.len_bytes()
+            return range(self._rows.height + 1)
+        sizes = records.str.len_bytes() + len(self._template.head.encode())
         return pack(sizes.to_list(), groups, self.form, limits)
 
     def _cut(self, groups: Sequence[Span], limits: BatchLimits) -> list[Span]:
-        largest = self.bodies.largest() + self.form.attribute_bytes
-        if len(groups) == 1 and limits.hold_any(largest):
-            return _blocks(self._rows.height if self._is_first is None else len(self._firsts) - 1, limits)
         sizes = [size + self.form.attribute_bytes for size in self.bodies.sizes()]
         if len(groups) == 1:
             return cut(sizes, limits)
@@ -160,58 +236,42 @@ class Messages:
         ]
 
     @cached_property
-    def _is_first(self) -> pl.Expr | None:
-        """Whether a record is its message's first; None where each is."""
-        if len(self._firsts) == self._rows.height + 1:
+    def entries(self) -> Entries:
+        """The messages as entries of requests."""
+        wrapping = _wrapping(self.form.envelope, self._template, json_escaped)
+        texts = self._texts(self._records(wrapping, escaped=True), wrapping)
+        return Entries(texts, self._beside(), wrapping.head, self.form.attributes)
+
+    def _beside(self) -> Texts | None:
+        """What a message's entry has beside its body."""
+        if "group" not in self._rows.columns:
             return None
-        return pl.int_range(pl.len()).is_in(pl.Series(self._firsts[:-1]).implode())
-
-    def _texts(self, head: Sequence[pl.Expr], separator: str, tail: str, *, escaped: bool) -> Texts:
-        """The messages: what comes before the first record, the records with separators, and what comes after."""
-        record = self._template.text(self._rows, escaped=escaped)
-        if self._is_first is None:
-            parts = [*head, *record, pl.lit(tail)]
-        else:
-            is_last = self._is_first.shift(-1, fill_value=True)
-            parts = [
-                pl.when(self._is_first).then(pl.concat_str(head)).otherwise(pl.lit(separator)),
-                *record,
-                pl.when(is_last).then(pl.lit(tail)).otherwise(pl.lit("")),
-            ]
-        return Texts(self._rows.select(pl.concat_str(parts)).to_series(), self._firsts)
-
-    @cached_property
-    def bodies(self) -> Texts:
-        """The messages' bodies."""
-        envelope = self.form.envelope
-        return self._texts([pl.lit(envelope.head)], envelope.separator, envelope.tail, escaped=False)
-
-    @cached_property
-    def entries(self) -> Texts:
-        """The messages as entries of a request, each with a comma after it. Ten in a row have different ids."""
-        number = pl.int_range(pl.len()) if self._is_first is None else self._is_first.cum_sum() - 1
-        head = [pl.lit(ID_BEFORE), (number % MAX_ENTRIES).cast(pl.String)]
-        before = '"'
-        if "group" in self._rows.columns:
-            head += [pl.lit(before + ',"MessageGroupId":"'), _quoted(pl.col("group"))]
+        parts = [pl.lit('","MessageGroupId":"'), _quoted(pl.col("group"))]
         if "identity" in self._rows.columns:
-            head += [pl.lit(before + ',"MessageDeduplicationId":"'), self._deduplication_ids()]
-        envelope = self.form.envelope
-        head.append(pl.lit(before + f',"MessageBody":"{json_escaped(envelope.head)}'))
-        tail = f'{json_escaped(envelope.tail)}"{_attributes(self.form.attributes)}}},'
-        return self._texts(head, json_escaped(envelope.separator), tail, escaped=True)
+            parts += [pl.lit('","MessageDeduplicationId":"'), self._deduplication_ids()]
+        # Records of one message have the same.
+        made = self._rows.select(pl.concat_str(parts)).to_series().gather(pl.Series(self._firsts[:-1]))
+        return Texts(made, None, Wrapping(b"", b"", b""))
 
     def _deduplication_ids(self) -> pl.Expr:
         """Of what a message holds; where it holds several records, of all of them."""
-        if self._is_first is None:
+        if len(self._firsts) > self._rows.height:
             return pl.col("identity")
-        number = self._is_first.cum_sum()
+        number = pl.int_range(pl.len()).is_in(pl.Series(self._firsts[:-1]).implode()).cum_sum()
         return pl.col("identity").str.join("").over(number).chash.sha2_256()  # type: ignore[attr-defined,no-any-return]
 
     def md5s(self, start: int, stop: int) -> list[str]:
         """The MD5 of each body in hexadecimal, which the queue answers."""
-        data, ends = self.bodies.slices(start, stop)
-        return [md5(data[first:last], usedforsecurity=False).hexdigest() for first, last in pairwise(ends)]
+        names = []
+        for rest in self.bodies.rests(start, stop):
+            digest = self._md5.copy()
+            digest.update(rest)
+            names.append(digest.hexdigest())
+        return names
+
+    def body(self, message: int) -> bytes:
+        """A message's body."""
+        return self._wrapping.head + self.bodies.rests(message, message + 1)[0]
 
     def acknowledgements(self, messages: Iterable[Span]) -> bytes:
         """The rows of messages, as the ledger takes them."""
@@ -223,12 +283,7 @@ class Messages:
     def records_of(self, message: int) -> pl.DataFrame:
         """The records of a message: row, key and record."""
         rows = self._rows[self._firsts[message] : self._firsts[message + 1]]
-        return rows.select("row", "key", record=records_of(rows, self._template))
-
-
-def records_of(rows: pl.DataFrame, template: Template) -> pl.Series:
-    """The records of rows that have template.values()."""
-    return rows.select(pl.concat_str(template.text(rows))).to_series()
+        return rows.select("row", "key", record=self._template.texts(rows))
 
 
 class MessageBatch(NamedTuple):
@@ -249,26 +304,15 @@ class MessageBatch(NamedTuple):
 
     def ids(self) -> str:
         """The ids of the entries, one after the other: each is a digit."""
-        if isinstance(self.positions, range):
-            start = self.positions.start % MAX_ENTRIES
-            return (_IDS + _IDS)[start : start + len(self.positions)]
         return _IDS[: len(self.positions)]
 
-    def entries_json(self) -> bytes:
-        """The entries, with a comma between each two."""
-        entries = self.messages.entries
-        if isinstance(self.positions, range):
-            return entries.span(self.positions.start, self.positions.stop)[:-1]
-        # Those that are left of other requests may have the same ids: they get new ones, of one digit as the old ones.
-        start = len(ID_BEFORE)
-        return b",".join(
-            b"".join([ID_BEFORE.encode(), _IDS[number].encode(), entries.span(position, position + 1)[start + 1 : -1]])
-            for number, position in enumerate(self.positions)
-        )
+    def entries_json(self, before: bytes = b"", after: bytes = b"") -> bytes:
+        """The entries with a comma between each two, and something before and after them."""
+        return self.messages.entries.json(self.positions, before, after)
 
     def bodies(self) -> list[str]:
         """The bodies, one by one."""
-        return [self.messages.bodies.span(position, position + 1).decode() for position in self.positions]
+        return [self.messages.body(position).decode() for position in self.positions]
 
     def size(self) -> int:
         """The bytes of its messages, with their attributes."""
@@ -279,9 +323,7 @@ class MessageBatch(NamedTuple):
 
     def md5s(self) -> list[str]:
         """The bodies' MD5s in hexadecimal, which the queue answers."""
-        if isinstance(self.positions, range):
-            return self.messages.md5s(self.positions.start, self.positions.stop)
-        return [name for position in self.positions for name in self.messages.md5s(position, position + 1)]
+        return _of(self.positions, self.messages.md5s)
 
     def acknowledgements(self, entries: Sequence[int]) -> bytes:
         """The rows of some entries, as the ledger takes them."""
@@ -290,7 +332,6 @@ class MessageBatch(NamedTuple):
         return self.messages.acknowledgements((self.positions[entry], self.positions[entry] + 1) for entry in entries)
 
 
-ID_BEFORE: Final = '{"Id":"'
 _IDS: Final = "0123456789"
 
 

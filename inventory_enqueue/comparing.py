@@ -8,7 +8,6 @@ import polars as pl
 
 from inventory_enqueue import describe, guards
 from inventory_enqueue.baseline import Baseline
-from inventory_enqueue.batching import records_of
 from inventory_enqueue.config import Change
 from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.execution import compare, described, remove_scratch
@@ -73,7 +72,7 @@ def _sample(worker: Worker) -> str | None:
         candidates = read_candidates(worker.run, number).head(1)
         for rows in full_rows(worker, number, candidates):
             made = message_rows(worker.run, rows.head(1))
-            return worker.form.body(records_of(made, template_of(worker.run)))
+            return worker.form.body(template_of(worker.run).texts(made))
     return None
 
 

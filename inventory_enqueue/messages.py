@@ -129,14 +129,24 @@ class Template:
         varying = [pl.col(name).str.len_bytes() for name in values.columns if name.isdecimal()]
         return pl.sum_horizontal(pl.lit(fixed), *varying)
 
-    def text(self, values: pl.DataFrame, *, escaped: bool = False) -> list[pl.Expr]:
-        """The texts of records, to be joined by pl.concat_str.
+    @property
+    def head(self) -> str:
+        """What all records begin with."""
+        return self._parts[0] if isinstance(self._parts[0], str) else ""
+
+    def rest(self, values: pl.DataFrame, *, escaped: bool = False) -> list[pl.Expr]:
+        """The texts of records after their head, to be joined by pl.concat_str.
 
         Args:
             values: What values() gave, perhaps beside other columns.
             escaped: As JSON strings without their quotes.
         """
-        return [self._text(f"{number}", part, values, escaped) for number, part in enumerate(self._parts)]
+        parts = list(enumerate(self._parts))[1 if self.head else 0 :]
+        return [self._text(f"{number}", part, values, escaped) for number, part in parts]
+
+    def texts(self, values: pl.DataFrame) -> pl.Series:
+        """The records of rows, of which values() told what they are made of."""
+        return values.select(pl.concat_str(pl.lit(self.head), *self.rest(values))).to_series()
 
     def _text(self, name: str, part: Part, values: pl.DataFrame, escaped: bool) -> pl.Expr:  # noqa: FBT001
         if isinstance(part, str):
@@ -203,8 +213,7 @@ def records(rows: pl.DataFrame, message_format: MessageFormat, context: MessageC
         Texts, one a row: ASCII, except for MessageFormat.KEY.
     """
     made = template(message_format, context)
-    values = made.values(rows)
-    return values.select(pl.concat_str(made.text(values))).to_series()
+    return made.texts(made.values(rows))
 
 
 def bodies(rows: pl.DataFrame, message_format: MessageFormat, context: MessageContext) -> pl.Series:
@@ -239,12 +248,14 @@ def carriable(rows: pl.DataFrame, message_format: MessageFormat, *, one_line: bo
 def _s3_event(context: MessageContext) -> Template:
     """S3's event notification, with all its fields, since strict consumers refuse a smaller one.
 
+    What all messages share comes first, since it is made and hashed once; S3 itself has the event's time and name
+    before it.
+
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
     """
-    region = json.dumps(context.source_region)
-    head = f'{{"eventVersion":"2.1","eventSource":"aws:s3","awsRegion":{region},"eventTime":"'
-    middle = (
-        '","userIdentity":{"principalId":"AWS:inventory-enqueue"},'
+    head = (
+        f'{{"eventVersion":"2.1","eventSource":"aws:s3","awsRegion":{json.dumps(context.source_region)},'
+        '"userIdentity":{"principalId":"AWS:inventory-enqueue"},'
         '"requestParameters":{"sourceIPAddress":"127.0.0.1"},"responseElements":{"x-amz-request-id":'
         f'{json.dumps(context.run_id)},"x-amz-id-2":{json.dumps(context.run_id)}}},'
         '"s3":{"s3SchemaVersion":"1.0","configurationId":"inventory-enqueue","bucket":{"name":'
@@ -253,8 +264,6 @@ def _s3_event(context: MessageContext) -> Template:
     )
     return Template(
         head,
-        Value(_event_time(context)),
-        IfDeleted('Z","eventName":"ObjectRemoved:Delete' + middle, 'Z","eventName":"ObjectCreated:Put' + middle),
         Value(_form_encoded("key")),
         # S3 tells neither size nor ETag of a deleted object.
         IfDeleted('"', '","size":'),
@@ -265,7 +274,10 @@ def _s3_event(context: MessageContext) -> Template:
         Value(_version_field(',"versionId":"'), is_plain=False),
         ',"sequencer":"',
         Value(_sequencer(_moment(context))),
-        '"}}}',
+        IfDeleted('"}},"eventName":"ObjectRemoved:Delete', '"}},"eventName":"ObjectCreated:Put'),
+        '","eventTime":"',
+        Value(_event_time(context)),
+        'Z"}',
     )
 
 

@@ -97,7 +97,7 @@ class TransportWire:
             PreflightError: There are no credentials.
         """
         try:
-            self._transport.begin(self._request, b"".join([self._head, batch.entries_json(), b"]}"]), batch)
+            self._transport.begin(self._request, batch.entries_json(self._head, b"]}"), batch)
         except (BotoCoreError, RuntimeError) as error:
             # botocore says so with a RuntimeError where those that it was given anew have expired, too.
             raise PreflightError(f"there are no credentials: {error}") from error
@@ -173,7 +173,7 @@ class Boto3Wire:
 
 def _entries(batch: MessageBatch) -> "list[SendMessageBatchRequestEntryTypeDef]":
     """The entries as boto3 takes them, read from those of the other wire: both send the same."""
-    entries: list[dict[str, Any]] = json.loads(b"[%b]" % batch.entries_json())
+    entries: list[dict[str, Any]] = json.loads(batch.entries_json(b"[", b"]"))
     typed: list[SendMessageBatchRequestEntryTypeDef] = []
     for entry in entries:
         attributes: dict[str, MessageAttributeValueTypeDef] = entry.pop("MessageAttributes", {})

@@ -8,7 +8,7 @@ import polars as pl
 import polars_hash  # noqa: F401 - gives expressions the namespaces chash and nchash
 
 from inventory_enqueue import messages
-from inventory_enqueue.batching import MessageForm, Messages, records_of
+from inventory_enqueue.batching import MessageForm, Messages
 from inventory_enqueue.config import EventTime, OnLate
 from inventory_enqueue.errors import IntegrityError
 from inventory_enqueue.fingerprints import Versions
@@ -133,7 +133,7 @@ def chunks(worker: Worker, ledger: TaskLedger, frames: Iterable[pl.DataFrame]) -
         refusals = _refusals(worker, template, made)
         if refusals is not None:
             is_refused = refusals["code"].is_not_null()
-            refused = made.select("row", "key", record=records_of(made, template)).hstack(refusals).filter(is_refused)
+            refused = made.select("row", "key", record=template.texts(made)).hstack(refusals).filter(is_refused)
             ledger.record_failures([_failure(form, **record) for record in refused.iter_rows(named=True)])
             made = made.filter(~is_refused)
         if not made.is_empty():
@@ -147,7 +147,7 @@ def _refusals(worker: Worker, template: Template, made: pl.DataFrame) -> pl.Data
     most = limits.max_message_bytes - worker.form.body_bytes(0)
     size = made.select(template.most_bytes(made)).to_series()
     if (size > most).any():
-        size = records_of(made, template).str.len_bytes()
+        size = template.texts(made).str.len_bytes()
     if carriable.all() and (size <= most).all():
         return None
     too_large = f"the message has more bytes than the {limits.max_message_bytes} that the queue takes"
@@ -195,7 +195,7 @@ def _left(
         left = rows.join(settled, on="row", how="anti", maintain_order="left")
         if run.on_late is not OnLate.SEND:
             kept_back = message_rows(run, left.filter(is_late))
-            kept_back = kept_back.select("row", "key", record=records_of(kept_back, template_of(run)))
+            kept_back = kept_back.select("row", "key", record=template_of(run).texts(kept_back))
             ledger.record_late(
                 [
                     _failure(form, code="Late", message=_KEPT_BACK, sender_fault=False, **record)

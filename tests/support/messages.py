@@ -63,8 +63,6 @@ def _s3_event(row: Mapping[str, Any], context: MessageContext) -> dict[str, Any]
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": context.source_region,
-        "eventTime": _iso(context.now or _moment(row, context), "milliseconds"),
-        "eventName": "ObjectRemoved:Delete" if _is_deleted(row) else "ObjectCreated:Put",
         "userIdentity": {"principalId": "AWS:inventory-enqueue"},
         "requestParameters": {"sourceIPAddress": "127.0.0.1"},
         "responseElements": {"x-amz-request-id": context.run_id, "x-amz-id-2": context.run_id},
@@ -83,6 +81,8 @@ def _s3_event(row: Mapping[str, Any], context: MessageContext) -> dict[str, Any]
                 "sequencer": _sequencer(row, context),
             },
         },
+        "eventName": "ObjectRemoved:Delete" if _is_deleted(row) else "ObjectCreated:Put",
+        "eventTime": _iso(context.now or _moment(row, context), "milliseconds"),
     }
 
 
