@@ -197,7 +197,7 @@ class Messages:
         self._rows = rows
         self._template = template
         self.form = form
-        self._marked = acknowledgements.encode(rows["row"])
+        self._marked = bytes(acknowledgements.encode(rows["row"]))
         groups = _spans_of_groups(rows)
         self._wrapping = _wrapping(form.envelope, template)
         records = self._records(self._wrapping, escaped=False)
@@ -227,6 +227,8 @@ class Messages:
 
     def _cut(self, groups: Sequence[Span], limits: BatchLimits) -> list[Span]:
         sizes = [size + self.form.attribute_bytes for size in self.bodies.sizes()]
+        self.are_small = max(sizes, default=0) * MAX_ENTRIES <= BILLED_BYTES
+        """Whether no request of them is billed as more than one."""
         if len(groups) == 1:
             return cut(sizes, limits)
         message = {first: number for number, first in enumerate(self._firsts)}
@@ -273,12 +275,9 @@ class Messages:
         """A message's body."""
         return self._wrapping.head + self.bodies.rests(message, message + 1)[0]
 
-    def acknowledgements(self, messages: Iterable[Span]) -> bytes:
+    def acknowledgements(self, start: int, stop: int) -> bytes:
         """The rows of messages, as the ledger takes them."""
-        firsts = self._firsts
-        return b"".join(
-            [self._marked[BYTES_PER_ROW * firsts[start] : BYTES_PER_ROW * firsts[stop]] for start, stop in messages]
-        )
+        return self._marked[BYTES_PER_ROW * self._firsts[start] : BYTES_PER_ROW * self._firsts[stop]]
 
     def records_of(self, message: int) -> pl.DataFrame:
         """The records of a message: row, key and record."""
@@ -321,6 +320,10 @@ class MessageBatch(NamedTuple):
             return bodies.size(self.positions.start, self.positions.stop) + attributes
         return sum(bodies.size(position, position + 1) for position in self.positions) + attributes
 
+    def billed(self) -> int:
+        """What it costs, in requests."""
+        return 1 if self.length <= MAX_ENTRIES and self.messages.are_small else max(1, -(-self.size() // BILLED_BYTES))
+
     def md5s(self) -> list[str]:
         """The bodies' MD5s in hexadecimal, which the queue answers."""
         return _of(self.positions, self.messages.md5s)
@@ -328,8 +331,9 @@ class MessageBatch(NamedTuple):
     def acknowledgements(self, entries: Sequence[int]) -> bytes:
         """The rows of some entries, as the ledger takes them."""
         if len(entries) == self.length and isinstance(self.positions, range):
-            return self.messages.acknowledgements([(self.positions.start, self.positions.stop)])
-        return self.messages.acknowledgements((self.positions[entry], self.positions[entry] + 1) for entry in entries)
+            return self.messages.acknowledgements(self.positions.start, self.positions.stop)
+        positions = [self.positions[entry] for entry in entries]
+        return b"".join(self.messages.acknowledgements(position, position + 1) for position in positions)
 
 
 _IDS: Final = "0123456789"

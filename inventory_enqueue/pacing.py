@@ -216,13 +216,18 @@ class Pace:
         self.window = Window(concurrency)
         self._rate = Rate(rate)
         self._pause = pause
+        self._is_free = rate is None and pause is None
+        """Whether nothing but the window holds requests back."""
         self.budget = RetryBudget()
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may begin; 0 for at once."""
+        if self._is_free:
+            return 0.0
         pause = self._pause.wait(now) if self._pause is not None else 0.0
         return max(pause, self._rate.wait(now))
 
     def begun(self, messages: int, now: float) -> None:
         """A request of so many messages begins now."""
-        self._rate.begun(messages, now)
+        if not self._is_free:
+            self._rate.begun(messages, now)

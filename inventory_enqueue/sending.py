@@ -13,7 +13,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Final, Protocol, Self
 
-from inventory_enqueue.batching import BILLED_BYTES, MessageBatch, Messages
+from inventory_enqueue.batching import MessageBatch, Messages
 from inventory_enqueue.errors import StoppedError
 from inventory_enqueue.ledger import Failure
 from inventory_enqueue.pacing import RETRY_POLICY, Pace, RetryPolicy
@@ -196,9 +196,10 @@ class Sender:
             for refusal in result.refused:
                 failures += _failures(batch, refusal)
             counts["messages"] += len(result.sent)
-            counts["billed"] += max(1, -(-batch.size() // BILLED_BYTES))
-            counts["retries"] += len(result.retry)
-            counts["throttled"] += result.throttled
+            counts["billed"] += batch.billed()
+            if result.retry:
+                counts["retries"] += len(result.retry)
+                counts["throttled"] += result.throttled
         counts["requests"] += len(answers)
         if answers:
             self._ledger.record(b"".join(acknowledged), failures)

@@ -12,6 +12,8 @@ from typing import Final
 from urllib.parse import quote
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
+_INNER_PAD: Final = 0x36
+_OUTER_PAD: Final = 0x5C
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,12 +96,14 @@ class Signing:
     def __init__(
         self, *, headers: list[tuple[str, str]], canonical: str, to_sign: str, key: bytes, before: str
     ) -> None:
-        """Takes what Signer.begin() made."""
+        """Takes what Signer.begin() made, and hashes what comes before that by which requests differ."""
         self.headers = headers
         """To send, beside the request's own and Host: names in lower case."""
-        self._canonical = canonical
-        self._to_sign = to_sign
-        self._key = key
+        self._canonical = sha256(canonical.encode())
+        # HMAC as RFC 2104 has it, of a key that is shorter than a block: hmac.digest() would hash the pads each time.
+        padded = key.ljust(sha256().block_size, b"\0")
+        self._inner = sha256(bytes(byte ^ _INNER_PAD for byte in padded) + to_sign.encode())
+        self._outer = sha256(bytes(byte ^ _OUTER_PAD for byte in padded))
         self._before = before
 
     def authorization(self, body_sha256: str) -> str:
@@ -108,5 +112,8 @@ class Signing:
         Args:
             body_sha256: In hexadecimal.
         """
-        canonical = sha256(f"{self._canonical}{body_sha256}".encode()).hexdigest()
-        return self._before + hmac.digest(self._key, f"{self._to_sign}{canonical}".encode(), "sha256").hex()
+        canonical, inner, outer = self._canonical.copy(), self._inner.copy(), self._outer.copy()
+        canonical.update(body_sha256.encode())
+        inner.update(canonical.hexdigest().encode())
+        outer.update(inner.digest())
+        return self._before + outer.hexdigest()

@@ -114,7 +114,7 @@ class SqsSink:
     def _result(self, batch: MessageBatch, reply: Reply) -> BatchResult:
         md5s = batch.md5s() if self._verify is Verify.MD5 else None
         if says_all_sent(reply.body, batch.ids(), md5s):
-            return BatchResult(sent=tuple(range(batch.length)), began=reply.began, seconds=reply.seconds)
+            return BatchResult(_EVERY[batch.length], began=reply.began, seconds=reply.seconds)
         if reply.code:
             return self._refused_whole(batch, reply)
         everything = tuple(range(batch.length))
@@ -185,6 +185,8 @@ class SqsSink:
         return PreflightError(f"SQS refuses: {code}: {message}", where=self._url)
 
 
+_EVERY: Final = [tuple(range(length)) for length in range(MAX_ENTRIES + 1)]
+"""All positions of a request, by its length."""
 _SLOW_DOWN: Final = frozenset({429, 503})
 
 
