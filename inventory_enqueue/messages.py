@@ -35,6 +35,9 @@ EVENT_ID_NAMESPACE: Final = UUID(bytes=b"inventoryenqueue")
 _UNKNOWN_ACCOUNT: Final = "000000000000"
 """An inventory doesn't tell the bucket owner's account, and parsers want twelve digits."""
 
+_UNKNOWN: Final = "-"
+"""What parsers want and an inventory doesn't tell. Short, since each record has it three times."""
+
 _ASCII: Final = [chr(code) for code in range(128)]
 _FORM: Final = {character: quote_plus(character, safe="/") for character in _ASCII}
 """S3 writes keys so in its notifications: form-encoded, but for the slash."""
@@ -255,11 +258,11 @@ def _s3_event(context: MessageContext) -> Template:
     """
     head = (
         f'{{"eventVersion":"2.1","eventSource":"aws:s3","awsRegion":{json.dumps(context.source_region)},'
-        '"userIdentity":{"principalId":"AWS:inventory-enqueue"},'
+        f'"userIdentity":{{"principalId":"{_UNKNOWN}"}},'
         '"requestParameters":{"sourceIPAddress":"127.0.0.1"},"responseElements":{"x-amz-request-id":'
-        f'{json.dumps(context.run_id)},"x-amz-id-2":{json.dumps(context.run_id)}}},'
+        f'{json.dumps(context.run_id)},"x-amz-id-2":"{_UNKNOWN}"}},'
         '"s3":{"s3SchemaVersion":"1.0","configurationId":"inventory-enqueue","bucket":{"name":'
-        f'{json.dumps(context.bucket)},"ownerIdentity":{{"principalId":"inventory-enqueue"}},'
+        f'{json.dumps(context.bucket)},"ownerIdentity":{{"principalId":"{_UNKNOWN}"}},'
         f'"arn":{json.dumps(_arn(context))}}},"object":{{"key":"'
     )
     return Template(

@@ -63,15 +63,15 @@ def _s3_event(row: Mapping[str, Any], context: MessageContext) -> dict[str, Any]
         "eventVersion": "2.1",
         "eventSource": "aws:s3",
         "awsRegion": context.source_region,
-        "userIdentity": {"principalId": "AWS:inventory-enqueue"},
+        "userIdentity": {"principalId": "-"},
         "requestParameters": {"sourceIPAddress": "127.0.0.1"},
-        "responseElements": {"x-amz-request-id": context.run_id, "x-amz-id-2": context.run_id},
+        "responseElements": {"x-amz-request-id": context.run_id, "x-amz-id-2": "-"},
         "s3": {
             "s3SchemaVersion": "1.0",
             "configurationId": "inventory-enqueue",
             "bucket": {
                 "name": context.bucket,
-                "ownerIdentity": {"principalId": "inventory-enqueue"},
+                "ownerIdentity": {"principalId": "-"},
                 "arn": f"arn:aws:s3:::{context.bucket}",
             },
             "object": {
