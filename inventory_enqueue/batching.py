@@ -111,6 +111,7 @@ class Texts:
         self._data = data.to_pybytes() if data is not None else b""
         self._firsts = firsts
         self._wrapping = wrapping
+        self._longest: int = records.str.len_bytes().max() or 0  # type: ignore[assignment]
 
     def rests(self, start: int, stop: int) -> list[bytes]:
         """The messages from start up to stop, each without what all begin with."""
@@ -132,6 +133,12 @@ class Texts:
         first, last = self._firsts[start], self._firsts[stop]
         around = messages * (head + tail) + (last - first - messages) * between
         return self._ends[last] - self._ends[first] + around
+
+    def largest(self) -> int:
+        """The bytes of the largest whole message."""
+        if self._firsts is None:
+            return len(self._wrapping.head) + self._longest
+        return max(self.sizes(), default=0)
 
     def sizes(self) -> list[int]:
         """The bytes of each whole message."""
@@ -226,9 +233,12 @@ class Messages:
         return pack(sizes.to_list(), groups, self.form, limits)
 
     def _cut(self, groups: Sequence[Span], limits: BatchLimits) -> list[Span]:
-        sizes = [size + self.form.attribute_bytes for size in self.bodies.sizes()]
-        self.are_small = max(sizes, default=0) * MAX_ENTRIES <= BILLED_BYTES
+        largest = self.bodies.largest() + self.form.attribute_bytes
+        self.are_small = largest * MAX_ENTRIES <= BILLED_BYTES
         """Whether no request of them is billed as more than one."""
+        if len(groups) == 1 and limits.hold_any(largest):
+            return _blocks(len(self._firsts) - 1, limits)
+        sizes = [size + self.form.attribute_bytes for size in self.bodies.sizes()]
         if len(groups) == 1:
             return cut(sizes, limits)
         message = {first: number for number, first in enumerate(self._firsts)}
@@ -264,9 +274,9 @@ class Messages:
 
     def md5s(self, start: int, stop: int) -> list[str]:
         """The MD5 of each body in hexadecimal, which the queue answers."""
-        names = []
+        copy, names = self._md5.copy, []
         for rest in self.bodies.rests(start, stop):
-            digest = self._md5.copy()
+            digest = copy()
             digest.update(rest)
             names.append(digest.hexdigest())
         return names

@@ -110,7 +110,7 @@ class TransportWire:
         batch = answer.token
         assert isinstance(batch, MessageBatch)  # noqa: S101 - begin() gave it
         if answer.status == _OK or answer.error:
-            return batch, Reply(answer.began, answer.seconds, answer.status, answer.body, message=answer.error)
+            return batch, Reply(answer.began, answer.seconds, answer.status, answer.body, "", answer.error)
         code, message = _error(answer.body, answer.headers.get("x-amzn-query-error", ""))
         again = (code in SIGNATURE and self._transport.clock_was_wrong(answer)) or (
             code in EXPIRED and self._transport.credentials_changed(answer)
