@@ -21,7 +21,7 @@ from inventory_enqueue import acknowledgements, documents
 from inventory_enqueue.acknowledgements import BYTES_PER_ROW
 from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.config import Locking
-from inventory_enqueue.errors import LockedError, LockLostError, PreflightError
+from inventory_enqueue.errors import LockedError, LockLostError, StoppedError
 from inventory_enqueue.run import Run, run_folder
 from inventory_enqueue.store import ConflictError, HeldError, Lock, Log, Store, Versioned, whole_lines
 
@@ -57,14 +57,15 @@ class Ledger:
 
         Raises:
             LockedError: Another process holds the lock, for longer than we wait.
-            PreflightError: The state can't be written to, or can't keep a lock.
+            PreflightError: The state can't keep a lock.
+            StoppedError: It can't be written to.
         """
         try:
             lock = _locked(store, pipeline, locking)
         except OSError as error:
-            raise PreflightError(
-                f"the state can't be written ({error.strerror}); name another folder with --state, or mend its "
-                "permissions",
+            raise StoppedError(
+                f"the state can't be written ({error.strerror}); mend that (its permissions, a full disk) and run the "
+                "same command again, or name another folder with --state",
                 where=store.where(),
             ) from error
         try:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,10 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from tests.support.cli import Result, run_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
+FILE_LIMIT = "TESTS_FILE_LIMIT"
+"""Set in the environment of a run that can't write more bytes than these into any file: as a full disk, but not for
+others."""
 SLOWED = "TESTS_SLOWED"
 """Set in the environment of a run whose stages are to take some time each."""
 _SLOW = [
@@ -52,10 +56,10 @@ class Moment:
     """The signal that it gets: SIGSTOP lets it sleep instead."""
 
 
-def run_killed(moment: Moment, *args: str | os.PathLike[str]) -> Result:
+def run_killed(moment: Moment, *args: str | os.PathLike[str], env: Mapping[str, str] | None = None) -> Result:
     """Run the command line until it dies at this moment, and return how it really ended."""
     command = ["-m", "tests.support.killer", json.dumps(asdict(moment)), *args]
-    return run_process(command, env={"PYTHONPATH": str(ROOT)})
+    return run_process(command, env={"PYTHONPATH": str(ROOT), **(env or {})})
 
 
 def _die_at(moment: Moment) -> None:
@@ -120,6 +124,8 @@ def _slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def _main() -> None:
     command = importlib.import_module("inventory_enqueue.cli.main")
+    if limit := os.environ.get(FILE_LIMIT):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     _cut_small()
     if os.environ.get(SLOWED):
         _slow_down()
