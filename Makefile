@@ -52,7 +52,7 @@ bench-send: $(VENV)/.installed  ## the sender, against boto3, aiobotocore and th
 
 soak: $(VENV)/.installed  ## the random tests of formats and chains of deliveries, and 1,000 kills: two hours
 	SOAK=1 $(BIN)/pytest -n $(TEST_WORKERS) tests/test_formats.py tests/test_footers.py tests/test_chains.py
-	SOAK=1 $(BIN)/pytest -rP tests/reliability/test_kill_loop.py
+	SOAK=1 $(BIN)/pytest -n $(TEST_WORKERS) -rP tests/reliability/test_kill_loop.py
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

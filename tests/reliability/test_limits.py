@@ -290,4 +290,6 @@ def test_runs_tells_of_each_run_and_its_command_goes_on_with_the_unfinished_one(
     assert run_cli(*command[command.index("--manifest") :]).exit_code == 0
     (last, _) = json.loads(run_cli("runs", *where, "--json").stdout)
     assert (last["status"], last["new"], last["resume"]) == ("committed", len(NEW), None)
-    assert seeded.received() == days.second_new
+    received = seeded.received()
+    assert received.keys() == days.second_new.keys()
+    assert (received - days.second_new).total() <= seeded.concurrency * 10
