@@ -30,6 +30,7 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 _MARK = "TESTED_BY"  # every process that this session starts, directly or not, inherits it
+_SERVERS = (b"roto-server", b"ministack", b"/weed")
 _GRACE_SECONDS = 5
 
 
@@ -56,11 +57,11 @@ def no_server_left(isolated_session: str) -> Iterator[None]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     if left:
-        pytest.fail(f"roto-server was left running: {left}")
+        pytest.fail(f"servers were left running: {left}")
 
 
 def _servers(mark: str) -> list[int]:
-    """List the roto servers that carry this mark; none where there is no /proc to look at."""
+    """List the servers that carry this mark; none where there is no /proc to look at."""
     pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
     return [pid for pid in pids if _is_server(pid, f"{_MARK}={mark}".encode())]
 
@@ -68,7 +69,8 @@ def _servers(mark: str) -> list[int]:
 def _is_server(pid: int, mark: bytes) -> bool:
     folder = Path(f"/proc/{pid}")
     try:
-        return b"roto-server" in (folder / "cmdline").read_bytes() and mark in (folder / "environ").read_bytes()
+        command = (folder / "cmdline").read_bytes()
+        return any(name in command for name in _SERVERS) and mark in (folder / "environ").read_bytes()
     except OSError:  # it ended meanwhile, or belongs to someone else
         return False
 
