@@ -143,12 +143,14 @@ class Ledger:
         ended = []
         for run_id in self.store.folders("runs"):
             names = self.store.names(run_folder(run_id))
-            if _REPORT in names:
-                ended.append(run_id)
-            elif "run.json" not in names:
-                # A process died before the run was one.
+            if "run.json" not in names:
+                # A process died before the run was one, or while it removed it.
                 self.store.remove_folder(run_folder(run_id))
+            elif _REPORT in names:
+                ended.append(run_id)
         for run_id in ended[: -self._keep_runs]:
+            # First, what makes it a run: one that lost its report before the rest would look unfinished.
+            self.store.remove(f"{run_folder(run_id)}/run.json")
             self.store.remove_folder(run_folder(run_id))
 
 

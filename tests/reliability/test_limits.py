@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -13,19 +14,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from inventory_enqueue.config import Locking, MessageFormat
+from inventory_enqueue.config import FirstRun, Locking, MessageFormat
 from inventory_enqueue.errors import LockedError, RefusedError, StoppedError
 from inventory_enqueue.report import RunReport, Status
+from inventory_enqueue.stores.local import LocalStore
 from tests.reliability.conftest import NEW
 from tests.support.cli import run_cli
 from tests.support.killer import Moment
+from tests.support.pipelines import OLD, Pipeline, count
 from tests.support.proxy import FaultProxy, delay, throttle
 from tests.support.running import PATIENCE, kill_group, start, wait_for_a_request
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.pipelines import Days, Pipeline
+    from types_boto3_sqs import SQSClient
+
+    from tests.support.pipelines import Days
 
 SEND = "SendMessageBatch"
 RECORD = "inventory_enqueue.ledger:TaskLedger.record"
@@ -277,6 +282,32 @@ def test_of_the_runs_that_ended_the_last_ones_stay(seeded: Pipeline, days: Days)
     (last,) = seeded.runs
     assert last not in first_two
     assert sorted(path.name for path in (seeded.home / "indexes").iterdir()) == [seeded.baseline["run_id"]]
+
+
+def test_a_run_whose_removal_was_cut_short_never_looks_unfinished(
+    tmp_path: Path, sqs_client: SQSClient, queue_url: str, days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's files go in any order: one that had lost its report first would send its whole day again."""
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.run(days.first, first_run=FirstRun.ALL)
+    assert pipeline.received() == count(OLD)
+
+    def die_half_way(store: LocalStore, name: str) -> None:
+        for part in ("acks", "tasks", "report.json"):
+            path = store.root / name / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if name.startswith("runs/"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "remove_folder", die_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(days.second, first_run=FirstRun.ALL, keep_runs=1)
+    assert pipeline.received() == days.second_new
+    report = pipeline.run(days.third, first_run=FirstRun.ALL)
+    assert (report.status, report.finished_first) == (Status.COMMITTED, [])
+    assert pipeline.received() == days.third_new
+    assert len(pipeline.runs) == 2, "what was left of the first one is gone"
 
 
 def test_runs_tells_of_each_run_and_its_command_goes_on_with_the_unfinished_one(seeded: Pipeline, days: Days) -> None:
