@@ -16,7 +16,8 @@ from inventory_enqueue.stores import open_store
 from inventory_enqueue.stores.local import LocalStore
 from inventory_enqueue.uris import Location
 
-_COPIES: Final = "state-"
+_COPIES: Final = "inventory-enqueue-state-"
+"""What the folders of copies begin with: the work folder may be anyone's, /tmp among them."""
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from inventory_enqueue import documents
 from inventory_enqueue.config import AwsSettings
 from inventory_enqueue.errors import IntegrityError, LockLostError, PreflightError, StoppedError
+from inventory_enqueue.state import opened_state
 from inventory_enqueue.store import ConflictError, HeldError, Store
 from inventory_enqueue.stores import objects, open_store
 from inventory_enqueue.stores.holders import Holder
@@ -789,3 +790,22 @@ def test_a_location_with_and_without_a_slash_is_the_same(tmp_path: Path) -> None
         "s3://bucket/a/b/": "s3://bucket/a/b/",
     }.items():
         assert open_store(parse_location(text), settings, tmp_path).where() == where
+
+
+# ---- Copies of a remote state's files
+
+
+def test_only_copies_that_a_killed_process_left_are_removed_from_the_work_folder(tmp_path: Path) -> None:
+    """--work-dir may be any folder, /tmp among them."""
+    theirs = tmp_path / "state-of-somebody-else" / "file"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"precious")
+    location, settings = S3Url("bucket", "states/"), AwsSettings(region="us-east-1")
+    with opened_state(location, settings, tmp_path, checkpoint_interval=1):
+        (ours,) = (folder for folder in tmp_path.iterdir() if folder != theirs.parent)
+        with opened_state(location, settings, tmp_path, checkpoint_interval=1):
+            assert ours.is_dir(), "its process lives"
+    ours.mkdir()
+    with opened_state(location, settings, tmp_path, checkpoint_interval=1):
+        assert not ours.exists()
+    assert theirs.read_bytes() == b"precious"
