@@ -241,7 +241,10 @@ class Run:
         where = store.where("run.json")
 
         def delivery(location: str, copy: str) -> Delivery:
-            data = store.get(copy)
+            try:
+                data = store.get(copy)
+            except FileNotFoundError as error:
+                raise documents.damaged(store.where(copy)) from error
             return Delivery(parse_location(location), Manifest.parse(data, where=store.where(copy)), data)
 
         def build(document: dict[str, Any]) -> Run:

@@ -701,6 +701,17 @@ def test_a_spoilt_file_of_an_unfinished_run_is_damage_not_a_crash(
     assert interrupted.scene.baseline == baseline
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "previous-manifest.json"])
+def test_a_lost_file_of_an_unfinished_run_is_damage_and_no_reason_to_run_again(
+    name: str, interrupted: Interrupted
+) -> None:
+    path = only(interrupted.folder, name)
+    path.unlink()
+    with pytest.raises(InventoryEnqueueError) as failed:
+        interrupted.scene.run(2, interrupted.queue_url)
+    assert (failed.value.exit_code, failed.value.where) == (7, str(path))
+
+
 def test_an_unfinished_run_is_not_gone_on_with_under_other_flags(interrupted: Interrupted) -> None:
     scene, baseline = interrupted.scene, interrupted.scene.baseline
     result = scene.cli(scene.manifest(2), "--changes", "new,changed", queue_url=interrupted.queue_url)
