@@ -266,12 +266,17 @@ def read_candidates(run: Run, number: int) -> pl.DataFrame:
 
     Raises:
         IntegrityError: A partition's file is missing or damaged.
+        OSError: There is no room for a copy of it.
     """
     batches = []
     for partition in range(run.plan.partitions):
         name = candidates_name(partition)
         try:
-            with pa.OSFile(str(run.store.local(name)), "rb") as file, pa.ipc.open_file(file) as reader:
+            path = run.store.local(name)
+        except FileNotFoundError as error:
+            raise IntegrityError("the run's candidates are gone", where=run.store.where(name)) from error
+        try:
+            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
                 batches.append(reader.get_batch(number))
         except (pa.ArrowException, OSError) as error:
             raise IntegrityError(f"the run's candidates can't be read: {error}", where=run.store.where(name)) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from botocore.exceptions import ClientError
 from inventory_enqueue.config import FirstRun, Sending
 from inventory_enqueue.errors import PreflightError, RefusedError, StoppedError
 from inventory_enqueue.report import Status
+from inventory_enqueue.stores.objects import Objects
 from inventory_enqueue.uris import S3Url
 from tests.reliability.conftest import NEW
 from tests.support.cli import clean_environment, run_cli
@@ -376,3 +379,19 @@ def test_a_state_at_the_root_of_the_bucket_that_is_read_is_refused(
     pipeline.location = S3Url(SOURCE, "")
     with pytest.raises(RefusedError, match=f"with a prefix, such as s3://{SOURCE}/inventory-enqueue/"):
         pipeline.run(deliver(tmp_path, 1, ["a"]), first_run=FirstRun.ALL, dry_run=True)
+
+
+def test_a_disk_that_is_full_where_candidates_are_copied_to_stops_the_run_resumably(
+    pipeline: Pipeline, days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.seed(days.first)
+
+    def refuse(_objects: Objects, _key: str, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objects, "download", refuse)
+        with pytest.raises(StoppedError, match="No space left on device; mend that and run the same command again"):
+            pipeline.run(days.second)
+    assert pipeline.run(days.second).status is Status.COMMITTED
+    assert pipeline.received() == days.second_new
