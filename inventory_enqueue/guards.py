@@ -148,14 +148,26 @@ def check_selected(run: Run, counts: Counter[str]) -> None:
     if run.previous is None:
         return
     known = _counted(counts, "previous_") if run.baseline is None else run.baseline.identities
-    most = max(MIN_GUARDED, run.config["max_new_ratio"] * known)
-    if counts["selected"] > most:
+    selected = counts["selected"]
+    if selected > max(MIN_GUARDED, _share(run.config["max_new_ratio"], known)):
         raise RefusedError(
-            f"{counts['selected']:,} objects are to be sent, the delivery before has {known:,}: more than "
+            f"{selected:,} objects are to be sent, the delivery before has {known:,}: more than "
             f"--max-new-ratio {run.config['max_new_ratio']} allows; nothing was sent. Look at it with --dry-run; to "
-            f"send them all, name {math.ceil(counts['selected'] * 100 / max(known, 1)) / 100} or more",
+            f"send them all, name {_enough(selected, known)} or more",
             where=str(run.current.location),
         )
+
+
+def _share(ratio: float, known: int) -> float:
+    """So many objects; of a bucket that was empty, as if it had had one: else no ratio would let any pass."""
+    return ratio * max(known, 1)
+
+
+def _enough(selected: int, known: int) -> float:
+    """A ratio that lets them pass, in hundredths."""
+    hundredths = math.ceil(selected * 100 / max(known, 1))
+    # Few hundredths are numbers of the machine: 0.57 * 100 is less than 57.
+    return (hundredths if _share(hundredths / 100, known) >= selected else hundredths + 1) / 100
 
 
 def _check_quarantined(run: Run, quarantined: int, listed: int, where: str) -> None:

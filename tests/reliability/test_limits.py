@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ import pytest
 
 from inventory_enqueue.config import FirstRun, Locking, MessageFormat
 from inventory_enqueue.errors import LockedError, RefusedError, StoppedError
+from inventory_enqueue.guards import check_selected
 from inventory_enqueue.report import RunReport, Status
+from inventory_enqueue.run import Run
 from inventory_enqueue.stores.local import LocalStore
 from tests.reliability.conftest import NEW
 from tests.support.cli import run_cli
@@ -116,6 +120,22 @@ def test_far_more_than_the_baseline_holds_is_refused_and_the_ratio_that_goes_on_
         seeded.run(days.second, max_new_ratio=2.09)
     assert seeded.run(days.second, max_new_ratio=2.1).status is Status.COMMITTED
     assert seeded.received() == days.second_new
+
+
+def test_the_ratio_that_is_named_is_enough(seeded: Pipeline, days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
+    """57 of 100, say, are more than 0.57 x 100 = 56.99999999999999, and a bucket may have been empty."""
+    monkeypatch.setattr("inventory_enqueue.guards.MIN_GUARDED", 0)
+    report = seeded.run(days.second, max_new_ratio=10)
+    assert report.run_id is not None
+    run = Run.load(seeded.store, report.run_id)
+    run = replace(run, baseline=None, config={**run.config, "max_new_ratio": 0.5})
+    for known in range(400):
+        counts = Counter(previous_listed=known, selected=1 + known * 7 // 10)
+        with pytest.raises(RefusedError) as refused:
+            check_selected(run, counts)
+        named = re.search(r"name (\S+) or more", refused.value.message)
+        assert named is not None
+        check_selected(replace(run, config={**run.config, "max_new_ratio": float(named[1])}), counts)
 
 
 def test_few_objects_are_never_too_many(seeded: Pipeline, days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
