@@ -22,10 +22,11 @@ def run_stage(worker: Worker, stage: Stage) -> Iterator[TaskReport]:
         stage, worker.run.runtime.sizes.workers
     )
     with ThreadPoolExecutor(workers, thread_name_prefix=stage) as pool:
-        futures: list[Future[TaskReport]] = [
-            pool.submit(run_task, worker, stage, number) for number in range(worker.run.plan.tasks(stage))
-        ]
         try:
+            # In here, too: a signal may come before all are handed out.
+            futures: list[Future[TaskReport]] = [
+                pool.submit(run_task, worker, stage, number) for number in range(worker.run.plan.tasks(stage))
+            ]
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:

@@ -10,19 +10,20 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inventory_enqueue.config import FirstRun, Locking, MessageFormat
 from inventory_enqueue.errors import LockedError, RefusedError, StoppedError
 from inventory_enqueue.guards import check_selected
-from inventory_enqueue.report import RunReport, Status
+from inventory_enqueue.report import RunReport, Stage, Status
 from inventory_enqueue.run import Run
 from inventory_enqueue.stores.local import LocalStore
-from tests.reliability.conftest import NEW
+from tests.reliability.conftest import FILES, NEW
 from tests.support.cli import run_cli
 from tests.support.killer import Moment
 from tests.support.pipelines import OLD, Pipeline, count
@@ -286,6 +287,29 @@ def test_the_grace_is_how_long_a_stopped_run_waits_for_answers(
     wait_for_a_request(process, proxy, SEND)
     process.send_signal(signal.SIGTERM)
     assert process.wait(8) == 143
+
+
+def test_a_signal_while_tasks_are_still_handed_out_stops_those_that_began(
+    seeded: Pipeline, days: Days, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeded.endpoint_url, seeded.concurrency = proxy.endpoint_url, 1
+    proxy.rules.append(delay(SEND, 0.3))
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(pool: ThreadPoolExecutor, task: Any, *arguments: Any) -> Any:  # noqa: ANN401 - as submit
+        if arguments[1:] == (Stage.ENQUEUE, FILES - 1):
+            raise KeyboardInterrupt
+        return submit(pool, task, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            seeded.run(days.second)
+    first = seeded.received()
+    assert first.total() <= 10
+    proxy.rules.clear()
+    assert seeded.run(days.second).status is Status.COMMITTED
+    assert first + seeded.received() == days.second_new
 
 
 # ---- What stays of runs
