@@ -1,8 +1,9 @@
 """What a pipeline's runs have done, as their files in the state tell."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from inventory_enqueue import documents
@@ -22,20 +23,20 @@ class PastRun:
     created: datetime
     status: str
     """One of report.Status, or unfinished."""
-    exit_code: int | None
     manifest: str
     """The delivery's."""
-    listed: int | None
-    new: int | None
-    selected: int | None
-    """Rows and keys, as the report counts them; None where the run didn't come so far."""
-    sent: int | None
-    failed: int | None
-    seconds: float | None
-    """That the command took which ended it."""
-    failures_file: str | None
     resume: str | None
     """The command that goes on with it, for one that is unfinished."""
+    exit_code: int | None = None
+    listed: int | None = None
+    new: int | None = None
+    selected: int | None = None
+    """Rows and keys, as the report counts them; None where the run didn't come so far."""
+    sent: int | None = None
+    failed: int | None = None
+    seconds: float | None = None
+    """That the command took which ended it."""
+    failures_file: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As `runs --json` prints it."""
@@ -53,19 +54,29 @@ def runs(pipeline: Store) -> Iterator[PastRun]:
         begun = store.read("run.json")
         if begun is not None:
             ended = store.read("report.json")
-            report = {} if ended is None else documents.parse(ended.data, dict, where=store.where("report.json"))
-            yield _past(documents.parse(begun.data, dict, where=store.where("run.json")), report)
+            past = documents.parse(begun.data, _begun, where=store.where("run.json"))
+            if ended is not None:
+                past = documents.parse(ended.data, partial(_ended, past), where=store.where("report.json"))
+            yield past
 
 
-def _past(run: dict[str, Any], report: dict[str, Any]) -> PastRun:
-    counts, sent = report.get("counts", {}), report.get("sent", {})
+def _begun(run: dict[str, Any]) -> PastRun:
     return PastRun(
         run_id=run["run_id"],
         pipeline=run["pipeline"],
         created=datetime.fromisoformat(run["created"]),
-        status=report.get("status", UNFINISHED),
-        exit_code=report.get("exit_code"),
+        status=UNFINISHED,
         manifest=run["current"],
+        resume=run["command"],
+    )
+
+
+def _ended(run: PastRun, report: dict[str, Any]) -> PastRun:
+    counts, sent = report.get("counts", {}), report.get("sent", {})
+    return replace(
+        run,
+        status=report["status"],
+        exit_code=report.get("exit_code"),
         listed=counts.get("listed"),
         new=counts.get("new"),
         selected=counts.get("selected"),
@@ -73,5 +84,5 @@ def _past(run: dict[str, Any], report: dict[str, Any]) -> PastRun:
         failed=sent.get("failed"),
         seconds=report.get("seconds", {}).get("total"),
         failures_file=sent.get("failures_file"),
-        resume=None if report else run["command"],
+        resume=None,
     )

@@ -368,3 +368,21 @@ def test_runs_tells_of_each_run_and_its_command_goes_on_with_the_unfinished_one(
     received = seeded.received()
     assert received.keys() == days.second_new.keys()
     assert (received - days.second_new).total() <= seeded.concurrency * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", {}),
+        ("run.json", {"run_id": "r", "pipeline": "p", "created": "yesterday", "current": "x", "command": None}),
+        ("run.json", {"run_id": "r", "pipeline": "p", "created": 7, "current": "x", "command": None}),
+        ("report.json", {"counts": None}),
+        ("report.json", {"status": "seeded", "sent": [], "seconds": {}}),
+    ],
+)
+def test_runs_tells_of_a_damaged_file_and_does_not_crash(name: str, content: dict[str, Any], seeded: Pipeline) -> None:
+    (run,) = seeded.runs
+    (run / name).write_text(json.dumps({"format_version": 1, **content}), encoding="ascii")
+    told = run_cli("runs", "--state", str(seeded.state), "--work-dir", str(seeded.work))
+    assert (told.exit_code, told.stdout) == (7, "")
+    assert told.stderr.startswith(f"inventory-enqueue: {run / name}: this is no state file")
