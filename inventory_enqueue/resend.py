@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,37 +85,44 @@ def _lines(failures: Path) -> Iterator[dict[str, Any]]:
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    for name in ("run_id", "key", "body"):
-        if not isinstance(record[name], str):
+    for name, kind in (("run_id", str), ("pipeline", str), ("row", int), ("key", str), ("body", str)):
+        if not isinstance(record[name], kind):
             raise TypeError(name)
     return record
 
 
 def _chunks(failures: Path, sink: SqsSink, answers: _Answers, *, is_fifo: bool) -> Iterator[Messages]:
-    form = MessageForm(Envelope())
-    start, lines = 0, _lines(failures)
-    while records := list(islice(lines, _ROWS_AT_ONCE)):
-        rows = pl.DataFrame(
-            {
-                "row": range(start, start + len(records)),
-                "key": [record["key"] for record in records],
-                "body": [record["body"] for record in records],
-                "run_id": [record["run_id"] for record in records],
-            },
-            schema_overrides={"row": pl.UInt64},
-        ).with_columns(change=pl.lit("new"))
-        start += len(records)
-        taken = _taken(rows, sink, answers)
-        made = taken.select("row", "key", *(_groups() if is_fifo else ())).hstack(_BODY.values(taken))
-        if not made.is_empty():
-            made = made.sort("group", maintain_order=True) if is_fifo else made
-            yield Messages(made, _BODY, form, sink.limits)
+    start = 0
+    # The messages of a request have their attributes in common.
+    for attributes, lines in groupby(_lines(failures), key=itemgetter("run_id", "pipeline")):
+        form = MessageForm(Envelope(), attributes=dict(zip(("run_id", "pipeline"), attributes, strict=True)))
+        while records := list(islice(lines, _ROWS_AT_ONCE)):
+            taken = _taken(_rows(records, start), form, sink, answers)
+            start += len(records)
+            made = taken.select("row", "key", *(_groups() if is_fifo else ())).hstack(_BODY.values(taken))
+            if not made.is_empty():
+                made = made.sort("group", maintain_order=True) if is_fifo else made
+                yield Messages(made, _BODY, form, sink.limits)
 
 
-def _taken(rows: pl.DataFrame, sink: SqsSink, answers: _Answers) -> pl.DataFrame:
+def _rows(records: list[dict[str, Any]], start: int) -> pl.DataFrame:
+    """Lines as rows, which go by the lines' numbers: rows of several runs may be the same."""
+    return pl.DataFrame(
+        {
+            "row": range(start, start + len(records)),
+            "key": [record["key"] for record in records],
+            "body": [record["body"] for record in records],
+            # For a FIFO queue: of two versions of a key, both bodies may be the same.
+            "known_by": [f"{record['run_id']}\0resend\0{record['row']}\0{record['body']}" for record in records],
+        },
+        schema_overrides={"row": pl.UInt64},
+    ).with_columns(change=pl.lit("new"))
+
+
+def _taken(rows: pl.DataFrame, form: MessageForm, sink: SqsSink, answers: _Answers) -> pl.DataFrame:
     """The rows that the queue could take; the others have failed again."""
     most = sink.limits.max_message_bytes
-    fits = rows["body"].str.len_bytes() <= most
+    fits = rows["body"].str.len_bytes() <= most - form.body_bytes(0)
     # The body is all of the message, as a bare key is.
     good = fits & carriable(rows.select(key="body"), MessageFormat.KEY)
     for row, key, body, does_fit in rows.select("row", "key", "body", fits=fits).filter(~good).iter_rows():
@@ -130,8 +138,7 @@ def _taken(rows: pl.DataFrame, sink: SqsSink, answers: _Answers) -> pl.DataFrame
 def _groups() -> list[pl.Expr]:
     """For a FIFO queue: the group of a message, and what it is known by."""
     group = pl.format("{}", pl.col("key").nchash.xxh3_64() % FIFO_GROUPS.count)  # type: ignore[attr-defined]
-    known_by = pl.concat_str("run_id", pl.lit("\0resend\0"), "body")
-    return [group.alias("group"), known_by.chash.sha2_256().alias("identity")]  # type: ignore[attr-defined]
+    return [group.alias("group"), pl.col("known_by").chash.sha2_256().alias("identity")]  # type: ignore[attr-defined]
 
 
 def _write(failures: Path, still_failing: Path, failed: dict[int, Failure]) -> None:

@@ -126,6 +126,43 @@ def test_any_body_is_sent_byte_for_byte_also_to_a_fifo_queue(
     assert Counter(drain(sqs_client, seeded.queue_url)) == Counter(bodies)
 
 
+def test_messages_have_the_attributes_of_the_runs_that_they_are_of(
+    seeded: Pipeline, sqs_client: SQSClient, tmp_path: Path
+) -> None:
+    """Also where files of several runs were joined; and they count towards a message's size."""
+    line = {"format_version": 1, "bucket": "b", "row": 7, "code": "X", "message": "x", "sender_fault": True}
+    runs = ["r1", "r1", "r2", "r1"]
+    lines = [
+        {**line, "run_id": run, "pipeline": f"p-{run}", "key": f"k{n}", "body": f"b{n}"} for n, run in enumerate(runs)
+    ]
+    lines.append({**lines[0], "key": "large", "body": "x" * 262_144})
+    path = tmp_path / "failures.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines), encoding="ascii")
+    assert resend(seeded, path).exit_code == 4
+    assert [record["code"] for record in records(tmp_path / "failures.jsonl.again")] == ["MessageTooLong"]
+    received = sqs_client.receive_message(
+        QueueUrl=seeded.queue_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+    )["Messages"]
+    attributes = {
+        message["Body"]: {name: value["StringValue"] for name, value in message["MessageAttributes"].items()}
+        for message in received
+    }
+    assert attributes == {f"b{n}": {"run_id": run, "pipeline": f"p-{run}"} for n, run in enumerate(runs)}
+
+
+def test_two_messages_with_the_same_body_both_go_to_a_fifo_queue(
+    seeded: Pipeline, sqs_client: SQSClient, tmp_path: Path
+) -> None:
+    """Two versions of a key, as bare keys."""
+    seeded.queue_url = create_queue(sqs_client, f"{tmp_path.name[:40]}.fifo", FifoQueue="true")
+    line = {"format_version": 1, "run_id": "r", "pipeline": "p", "bucket": "b", "code": "X", "message": "x"}
+    lines = [{**line, "sender_fault": True, "row": row, "key": "k", "body": "k"} for row in (7, 8)]
+    path = tmp_path / "failures.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines), encoding="ascii")
+    assert resend(seeded, path).exit_code == 0
+    assert drain(sqs_client, seeded.queue_url) == ["k", "k"]
+
+
 def test_a_failures_file_in_s3_is_read_there(
     failures: Path, seeded: Pipeline, s3_client: S3Client, bucket: str
 ) -> None:
