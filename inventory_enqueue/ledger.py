@@ -233,11 +233,11 @@ class TaskLedger:
 
     def failed(self) -> list[int]:
         """The rows that stand in the failures files of any attempt."""
-        return [int(record["row"]) for record in self._records(_FAILURES)]
+        return [record["row"] for record in self._records(_FAILURES)]
 
     def late(self) -> list[int]:
         """The rows that any attempt kept back, since they reappeared."""
-        return [int(record["row"]) for record in self._records(_LATE)]
+        return [record["row"] for record in self._records(_LATE)]
 
     def failure_lines(self) -> bytes:
         """The failures of all attempts, one a row."""
@@ -328,7 +328,15 @@ class TaskLedger:
     def _records(self, kind: str) -> Iterator[dict[str, Any]]:
         for where, piece in self._pieces(kind):
             for line in whole_lines(piece):
-                yield documents.parse(line, dict, where=where)
+                yield documents.parse(line, _checked, where=where)
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """A line of failures, by whose row it is told what is left to be sent."""
+    row = record["row"]
+    if not isinstance(row, int) or not 0 <= row < 1 << 64:
+        raise ValueError(row)
+    return record
 
 
 def _padded(line: bytes) -> bytes:

@@ -264,6 +264,21 @@ def test_damage_before_the_tail_is_told_with_the_file_that_has_it(spoilt: bytes,
             acknowledged(run)
 
 
+@pytest.mark.parametrize("line", [{}, {"row": None}, {"row": "one"}, {"row": -1}, {"row": 1 << 64}, {"row": 1.5}])
+@pytest.mark.parametrize("kind", ["failures", "late"])
+def test_a_line_without_a_row_is_damage_not_a_crash(line: dict[str, Any], kind: str, any_run: Run) -> None:
+    with fresh(any_run) as run:
+        path = folder_of(run) / kind / f"{TASK:05d}" / "00000.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"format_version": 1, **line}) + "\n", encoding="ascii")
+        task = TaskLedger(run, TASK)
+        rows, lines = (task.failed, task.failure_lines) if kind == "failures" else (task.late, task.late_lines)
+        with pytest.raises(IntegrityError, match=str(path)):
+            rows()
+        with pytest.raises(IntegrityError, match=str(path)):
+            lines()
+
+
 @pytest.mark.parametrize(
     "header",
     [
