@@ -47,6 +47,8 @@ def resend(*, failures: Location, queue_url: str, still_failing: Path | None, **
         with closing(Landing(settings, Path(copy))) as landing:
             file = landing.fetch(failures)
         again = still_failing or _beside(failures)
+        if again.exists() and again.samefile(file):
+            raise click.UsageError("--still-failing names FAILURES itself, which stays as it is: name another file")
         counts = send_again(
             file,
             again,

@@ -95,6 +95,18 @@ def test_a_resend_that_is_stopped_changes_nothing_and_the_next_one_sends_all(
     assert seeded.received() == REFUSED
 
 
+def test_what_fails_again_never_takes_the_place_of_what_is_sent(failures: Path, seeded: Pipeline) -> None:
+    """It would be gone once all is sent, and a command that is stopped could not be run again."""
+    before = failures.read_bytes()
+    link = failures.with_name("link")
+    link.symlink_to(failures)
+    for name in (failures, link, failures.parent / ".." / failures.parent.name / failures.name):
+        done = resend(seeded, failures, "--still-failing", str(name))
+        assert (done.exit_code, "--still-failing" in done.stderr) == (2, True), done
+    assert failures.read_bytes() == before
+    assert seeded.received() == Counter()
+
+
 def test_messages_that_the_queue_can_never_take_fail_before_they_are_sent(
     seeded: Pipeline, sqs_client: SQSClient, tmp_path: Path
 ) -> None:
