@@ -43,7 +43,8 @@ def check_state(job: Job, baseline: Baseline | None, ledger: Ledger) -> None:
     if baseline is None and compares and ledger.store.names("indexes"):
         raise InventoryUnavailableError(
             "this pipeline has an index, but its baseline.json is gone: restore it from a backup, name the delivery to "
-            "compare with by --previous, or start anew with another --pipeline and --first-run",
+            "compare with by --previous, or drop it for good with `inventory-enqueue baseline drop` and start anew "
+            "with --first-run",
             where=ledger.store.where("baseline.json"),
         )
 

@@ -68,11 +68,14 @@ class _Answers:
     """What a queue says of lines, by their numbers: those that fail again."""
 
     def __init__(self) -> None:
-        self.failed: dict[int, Failure] = {}
+        self.failed: dict[int, dict[str, object]] = {}
 
     def record(self, _sent: bytes, failures: Sequence[Failure] = ()) -> None:
         """Takes an answer."""
-        self.failed.update({failure.row: failure for failure in failures})
+        for failure in failures:
+            # What else a failure holds stands in the file, which is read once more at the end.
+            said = {"code": failure.code, "message": failure.message, "sender_fault": failure.sender_fault}
+            self.failed[failure.row] = said
 
     def checkpoint(self) -> None:
         """There is nothing to make durable before the end."""
@@ -141,7 +144,7 @@ def _groups() -> list[pl.Expr]:
     return [group.alias("group"), pl.col("known_by").chash.sha2_256().alias("identity")]  # type: ignore[attr-defined]
 
 
-def _write(failures: Path, still_failing: Path, failed: dict[int, Failure]) -> None:
+def _write(failures: Path, still_failing: Path, failed: dict[int, dict[str, object]]) -> None:
     """Writes the lines of what failed again, with their own rows and what the queue says now."""
     if not failed:
         still_failing.unlink(missing_ok=True)
@@ -149,6 +152,4 @@ def _write(failures: Path, still_failing: Path, failed: dict[int, Failure]) -> N
     with LocalStore(still_failing.parent).write_file(still_failing.name) as path, path.open("wb") as file:
         for number, record in enumerate(_lines(failures)):
             if number in failed:
-                again = failed[number]
-                said = {"code": again.code, "message": again.message, "sender_fault": again.sender_fault}
-                file.write((json.dumps({**record, **said}) + "\n").encode())
+                file.write((json.dumps({**record, **failed[number]}) + "\n").encode())

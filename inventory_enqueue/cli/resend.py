@@ -2,12 +2,14 @@
 
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
+from inventory_enqueue.cli import signals
 from inventory_enqueue.cli.options import RESOURCES, S3, SENDING, SQS, aws, sending, with_options
 from inventory_enqueue.cli.state import errors_told
 from inventory_enqueue.cli.text import set_up_logging
@@ -49,14 +51,18 @@ def resend(*, failures: Location, queue_url: str, still_failing: Path | None, **
         again = still_failing or _beside(failures)
         if again.exists() and again.samefile(file):
             raise click.UsageError("--still-failing names FAILURES itself, which stays as it is: name another file")
-        counts = send_again(
-            file,
-            again,
-            queue=SqsQueue(queue_url),
-            aws=settings,
-            sending=sending(options),
-            watch=Watch(grace=options["grace"].total_seconds()),
-        )
+        watch = Watch(grace=options["grace"].total_seconds())
+        queue, how = SqsQueue(queue_url), sending(options)
+        # In a thread, since a signal raises in this one: so the answers that are due are waited for.
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(send_again, file, again, queue=queue, aws=settings, sending=how, watch=watch)
+            try:
+                counts = sent.result()
+            except KeyboardInterrupt as signalled:
+                watch.stop()
+                sent.exception()
+                click.echo("inventory-enqueue: interrupted; the same command sends all of it again", err=True)
+                sys.exit(signals.exit_code(signalled))
     click.echo(f"{counts['sent']:,} messages sent, {counts['failed']:,} failed again", err=True)
     if counts["failed"]:
         click.echo(f"those are in {again}", err=True)

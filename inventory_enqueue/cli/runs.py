@@ -1,6 +1,7 @@
 """`runs`: the history of a pipeline, and how to go on with what is unfinished."""
 
 import json
+import shlex
 from typing import Any, Final
 
 import click
@@ -30,7 +31,7 @@ def runs(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - click's va
     for run in found:
         if run.failures_file is not None:
             click.echo(f"\n{run.run_id} left {run.failed:,} messages that can be sent again:")
-            click.echo(f"  inventory-enqueue resend {run.failures_file} --queue-url URL")
+            click.echo(f"  inventory-enqueue resend {shlex.quote(run.failures_file)} --queue-url URL")
         if run.resume is not None:
             click.echo(f"\n{run.run_id} is unfinished; the same command goes on with it:\n  {run.resume}")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +14,10 @@ import pytest
 
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from tests.reliability.conftest import NEW
-from tests.support.cli import Result, run_cli
-from tests.support.proxy import deny, fail_entries, throttle
+from tests.support.cli import Result, clean_environment, run_cli
+from tests.support.proxy import delay, deny, fail_entries, throttle
 from tests.support.queue import create_queue, drain, keys_of
+from tests.support.running import PATIENCE, wait_for_a_request
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -30,10 +34,14 @@ def is_refused(entry: Entry) -> bool:
 
 
 def resend(pipeline: Pipeline, failures: Path | str, *more: str) -> Result:
-    return run_cli(
+    return run_cli(*resend_arguments(pipeline, failures, *more))
+
+
+def resend_arguments(pipeline: Pipeline, failures: Path | str, *more: str) -> list[str]:
+    return [
         *("resend", str(failures), "--queue-url", pipeline.queue_url),
         *("--region", "us-east-1", "--endpoint-url", pipeline.endpoint_url, "--work-dir", str(pipeline.work), *more),
-    )
+    ]
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -173,6 +181,26 @@ def test_two_messages_with_the_same_body_both_go_to_a_fifo_queue(
     path.write_text("".join(json.dumps(record) + "\n" for record in lines), encoding="ascii")
     assert resend(seeded, path).exit_code == 0
     assert drain(sqs_client, seeded.queue_url) == ["k", "k"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_the_answers_that_are_due_and_ends_with_its_code(
+    number: int, code: int, failures: Path, seeded: Pipeline, proxy: FaultProxy
+) -> None:
+    proxy.rules.append(delay("SendMessageBatch", 1))
+    command = [sys.executable, "-m", "inventory_enqueue", *resend_arguments(seeded, failures)]
+    process = subprocess.Popen(command, env=clean_environment(seeded.work), stderr=subprocess.PIPE)
+    wait_for_a_request(process, proxy, "SendMessageBatch")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, stderr.decode()
+    assert b"the same command sends all of it again" in stderr
+    assert not failures.with_name("failures.jsonl.again").exists()
+    first = seeded.received()
+    assert 0 < first.total() <= len(REFUSED)
+    proxy.rules.clear()
+    assert resend(seeded, failures).exit_code == 0
+    assert seeded.received() == REFUSED
 
 
 def test_a_failures_file_in_s3_is_read_there(
