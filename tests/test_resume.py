@@ -381,10 +381,11 @@ def test_a_diff_output_that_is_gone_is_made_again(output: str, seeded: Pipeline,
     assert seeded.received() == days.second_new + days.third_new
 
 
-def test_a_resume_may_have_another_concurrency_and_other_sizes(seeded: Pipeline, days: Days) -> None:
+def test_a_resume_may_have_another_pace_transport_sizes_limits_and_display(seeded: Pipeline, days: Days) -> None:
     """The command line cuts tasks otherwise than the killer did; the run keeps its own cut."""
     seeded.killed(MIDDLES["enqueue"], days.second)
-    resumed = seeded.cli(days.second, "--concurrency", "32")
+    others = ("--concurrency", "32", "--transport", "boto3", "--rate", "5000", "--memory", "512MiB", "--quiet")
+    resumed = seeded.cli(days.second, *others, "--max-duration", "1h", "--verify", "count", "--grace", "1s")
     assert resumed.exit_code == 0, resumed
     assert_second_day_is_the_baseline(seeded, days)
     assert seeded.received() == days.second_new + days.third_new

@@ -18,8 +18,15 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from inventory_enqueue.config import FirstRun, Sending
-from inventory_enqueue.errors import PreflightError, RefusedError, StoppedError
+from inventory_enqueue.config import FirstRun, Locking, Sending
+from inventory_enqueue.errors import (
+    InventoryEnqueueError,
+    LockedError,
+    LockLostError,
+    PreflightError,
+    RefusedError,
+    StoppedError,
+)
 from inventory_enqueue.report import Status
 from inventory_enqueue.stores.objects import Objects
 from inventory_enqueue.uris import S3Url
@@ -276,6 +283,27 @@ def test_where_s3_takes_no_more_the_run_stops_and_a_re_run_works(  # noqa: PLR09
     proxy.rules.append(RequestRule(fault, lambda request: request.method == "PUT" and at in request.path))
     with pytest.raises(StoppedError, match="run the same command again"):
         seeded.run(days.second)
+    assert seeded.baseline == before
+    proxy.rules.clear()
+    assert seeded.run(days.second).status is Status.COMMITTED
+    received = seeded.received()
+    assert received.keys() == days.second_new.keys()
+    assert (received - days.second_new).total() <= (len(NEW) if at == "acks/" else 0)
+
+
+@pytest.mark.parametrize(
+    ("at", "error"), [("acks/", StoppedError), ("baseline.json", LockLostError), ("/lock", LockedError)]
+)
+def test_where_s3_says_that_another_one_wrote_the_run_stops_and_a_re_run_works(
+    at: str, error: type[InventoryEnqueueError], seeded: Pipeline, days: Days, proxy: FaultProxy
+) -> None:
+    """Status 412, and nothing of ours is there: somebody else's write, or a store that is confused."""
+    before = seeded.baseline
+    seeded.endpoint_url = proxy.endpoint_url
+    conflict = Answer(412, {"content-type": "application/xml"}, b"<Error><Code>PreconditionFailed</Code></Error>")
+    proxy.rules.append(RequestRule(conflict, lambda request: request.method == "PUT" and at in request.path))
+    with pytest.raises(error):
+        seeded.run(days.second, locking=Locking(patience=0))
     assert seeded.baseline == before
     proxy.rules.clear()
     assert seeded.run(days.second).status is Status.COMMITTED
