@@ -17,8 +17,8 @@ from typing import Any
 import click
 import polars as pl
 
+from inventory_enqueue.delivery.writing import InventoryConfig, write_delivery
 from inventory_enqueue.demo.bucket import FIRST_DELIVERY, Bucket
-from inventory_enqueue.demo.delivery import InventoryConfig, write_delivery
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

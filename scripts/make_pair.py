@@ -14,8 +14,8 @@ import click
 import polars as pl
 import pyarrow.parquet as pq
 
+from inventory_enqueue.delivery.writing import Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.bucket import Bucket
-from inventory_enqueue.demo.delivery import Delivery, InventoryConfig, write_delivery
 
 CHUNK = 1_000_000
 

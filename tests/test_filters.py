@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inventory_enqueue.config import FirstRun, JsonLinesFile, MessageFormat, RunConfig
-from inventory_enqueue.demo.delivery import InventoryConfig, write_delivery
+from inventory_enqueue.delivery.writing import InventoryConfig, write_delivery
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.filters import Filters, Moment, Pattern
 from inventory_enqueue.pipeline import run

@@ -15,8 +15,8 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
+from inventory_enqueue.delivery.writing import COLUMNS, Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.bucket import Bucket
-from inventory_enqueue.demo.delivery import COLUMNS, Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.odd_keys import MAX_KEY_BYTES, ODD_KEYS
 from inventory_enqueue.manifest import FileFormat
 

@@ -21,7 +21,7 @@ import pytest
 from inventory_enqueue.config import AwsSettings, Change
 from inventory_enqueue.delivery.landing import LandedFile, Landing
 from inventory_enqueue.delivery.reading import columns_of, read_rows
-from inventory_enqueue.demo.delivery import InventoryConfig, write_delivery
+from inventory_enqueue.delivery.writing import InventoryConfig, write_delivery
 from inventory_enqueue.demo.odd_keys import ODD_KEYS
 from inventory_enqueue.errors import (
     ChecksumMismatchError,

@@ -21,8 +21,8 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from inventory_enqueue.delivery.writing import Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.bucket import Bucket
-from inventory_enqueue.demo.delivery import Delivery, InventoryConfig, write_delivery
 from inventory_enqueue.demo.roto import RotoServer
 from inventory_enqueue.errors import InventoryEnqueueError, RefusedError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from inventory_enqueue.delivery.writing import InventoryConfig, write_delivery
 from inventory_enqueue.demo.bucket import Bucket
-from inventory_enqueue.demo.delivery import InventoryConfig, write_delivery
 from inventory_enqueue.manifest import FileFormat
 
 SOURCE = "bench-source"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet as pq
 
-from inventory_enqueue.demo.delivery import COLUMNS
+from inventory_enqueue.delivery.writing import COLUMNS
 from inventory_enqueue.manifest import FileFormat
 from tests.support.deliveries import DAY_1, SOURCE
 

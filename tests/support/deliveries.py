@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inventory_enqueue.demo.delivery import COLUMNS, Delivery, InventoryConfig, write_delivery
+from inventory_enqueue.delivery.writing import COLUMNS, Delivery, InventoryConfig, write_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

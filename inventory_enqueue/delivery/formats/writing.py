@@ -77,9 +77,18 @@ def write_data_file(
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Snappy, format version 1.0, statistics and page indexes, no Arrow schema. Each table becomes a row group."""
+    """Each table becomes a row group."""
     rows = 0
-    with pq.ParquetWriter(
+    with parquet_writer(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+            rows += table.num_rows
+    return rows
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes as S3 Inventory: Snappy, format version 1.0, statistics and page indexes, no Arrow schema."""
+    return pq.ParquetWriter(
         path,
         schema,
         compression="snappy",
@@ -87,11 +96,7 @@ def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
         use_dictionary=[name for name in schema.names if name not in _UNREPEATED],  # type: ignore[arg-type]  # the stubs know only bool
         write_page_index=True,
         store_schema=False,
-    ) as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-            rows += table.num_rows
-    return rows
+    )
 
 
 def _write_orc(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:

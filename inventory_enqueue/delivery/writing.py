@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from inventory_enqueue.demo.data_files import STRING, SUFFIXES, TIMESTAMP, file_schema, write_data_file
+from inventory_enqueue.delivery.formats.writing import STRING, SUFFIXES, TIMESTAMP, file_schema, write_data_file
 from inventory_enqueue.manifest import FileFormat
 
 Frame = pl.DataFrame | pa.Table
@@ -171,7 +171,7 @@ def write_delivery(  # noqa: PLR0913 - the last three have defaults that most ca
         files=data_files,
     )
     _write_lines(root / delivery.symlink_key, [f"s3://{config.destination_bucket}/{file.key}" for file in data_files])
-    manifest = _manifest(config, created, file_format, file_schema(file_format, written[0][1]), data_files)
+    manifest = manifest_json(config, created, file_format, file_schema(file_format, written[0][1]), data_files)
     delivery.manifest.parent.mkdir(parents=True, exist_ok=True)
     delivery.manifest.write_bytes(manifest)
     _write_lines(root / delivery.checksum_key, [_md5(manifest)])
@@ -204,11 +204,16 @@ def _delivered(frames: Iterable[Frame]) -> tuple[pa.Schema, Iterator[pa.Table]]:
     first = next(tables, None)
     if first is None:
         raise ValueError("frames: a data file has at least one frame, be it without rows")
-    schema = _delivered_schema(first.column_names)
+    schema = delivered_schema(first.column_names)
     return schema, (table.select(schema.names).cast(schema) for table in itertools.chain([first], tables))
 
 
-def _delivered_schema(names: Iterable[str]) -> pa.Schema:
+def delivered_schema(names: Iterable[str]) -> pa.Schema:
+    """Some of S3's columns, in S3's types and order.
+
+    Raises:
+        ValueError: One of the names is none of S3's, or a required one is missing.
+    """
     names = set(names)
     unknown, missing = names - COLUMNS.keys(), set(REQUIRED) - names
     if unknown or missing:
@@ -218,9 +223,13 @@ def _delivered_schema(names: Iterable[str]) -> pa.Schema:
     )
 
 
-def _manifest(
+def manifest_json(
     config: InventoryConfig, created: datetime, file_format: FileFormat, schema: str, files: Iterable[DataFile]
 ) -> bytes:
+    """manifest.json.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html#storage-inventory-location-manifest
+    """
     content = {
         "sourceBucket": config.source_bucket,
         "destinationBucket": f"arn:aws:s3:::{config.destination_bucket}",
