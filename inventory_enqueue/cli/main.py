@@ -16,6 +16,7 @@ from inventory_enqueue.cli.inventories import inventories
 from inventory_enqueue.cli.options import OrderedPatterns, run_config, run_options
 from inventory_enqueue.cli.resend import resend
 from inventory_enqueue.cli.runs import runs
+from inventory_enqueue.cli.snapshot import snapshot
 from inventory_enqueue.cli.text import set_up_logging, summary
 from inventory_enqueue.config import RunConfig, StandardOutput
 from inventory_enqueue.errors import InventoryEnqueueError
@@ -62,6 +63,7 @@ cli.add_command(diff)
 cli.add_command(inventories)
 cli.add_command(resend)
 cli.add_command(runs)
+cli.add_command(snapshot)
 
 
 def main() -> NoReturn:
