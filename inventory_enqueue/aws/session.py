@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -119,9 +119,72 @@ def sqs_endpoint(settings: AwsSettings, queue_url: str) -> Endpoint:
     return _endpoint(session, sqs_client(settings, queue_url), "sqs")
 
 
-def _endpoint(session: boto3.Session, client: Any, service: str) -> Endpoint:  # noqa: ANN401 - any service's client
-    url = client.meta.endpoint_url
-    found = session.get_credentials()
+def s3_endpoint(settings: AwsSettings, bucket: str) -> Endpoint:
+    """The endpoint of a bucket, whose URL is the bucket's: with its name in the host or in the path, as botocore does.
+
+    A directory bucket's requests are signed without a session of its own, as botocore does with
+    s3_disable_express_session_auth: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-create-session.html
+
+    Args:
+        settings: How AWS is reached.
+        bucket: Its name, or an access point's ARN or alias.
+
+    Raises:
+        PreflightError: As s3_client; or the bucket can't be addressed.
+    """
+    client = s3_client(settings)
+    try:
+        found = _resolve(client, bucket)
+    except (BotoCoreError, ValueError) as error:
+        raise PreflightError(f"the bucket can't be addressed: {error}", where=f"s3://{bucket}") from error
+    finally:
+        client.close()
+    if found.auth_type == "v4a":
+        raise PreflightError("a multi-region access point can't be listed; name its bucket", where=f"s3://{bucket}")
+    session = _session(settings, settings.region)
+    endpoint = _endpoint(session, client, found.service, url=found.url, signed=not settings.no_sign_request)
+    return replace(endpoint, region=found.region)
+
+
+class _ResolvedError(Exception):
+    """Where botocore would have sent a request, and how it would have signed it."""
+
+    def __init__(self, url: str, service: str, region: str, auth_type: str | None) -> None:
+        super().__init__(url)
+        self.url = url
+        self.service = service
+        self.region = region
+        self.auth_type = auth_type
+
+
+def _resolve(client: "S3Client", bucket: str) -> _ResolvedError:
+    """Lets botocore make a request up to its signature, and no further."""
+
+    def stop(request: Any, signing_name: str, region_name: str, **_: object) -> None:  # noqa: ANN401 - botocore's own
+        context = request.context.get("signing", {})
+        url = urlsplit(request.url)
+        raise _ResolvedError(
+            f"{url.scheme}://{url.netloc}{url.path}".rstrip("/"),
+            context.get("signing_name", signing_name),
+            context.get("region", region_name),
+            request.context.get("auth_type"),
+        )
+
+    # Before botocore's own, one of which makes a session for a directory bucket.
+    client.meta.events.register_first("before-sign.s3.ListObjectsV2", stop)
+    try:
+        client.list_objects_v2(Bucket=bucket)
+    except _ResolvedError as found:
+        return found
+    raise AssertionError  # botocore signs each request, or asks whether to
+
+
+def _endpoint(  # noqa: ANN401 - any service's client
+    session: boto3.Session, client: Any, service: str, *, url: str | None = None, signed: bool = True
+) -> Endpoint:
+    url = url or client.meta.endpoint_url
+    assert url is not None  # noqa: S101 - each client has one
+    found = session.get_credentials() if signed else None
 
     def credentials() -> SigningCredentials:
         if found is None:
@@ -138,7 +201,7 @@ def _endpoint(session: boto3.Session, client: Any, service: str) -> Endpoint:  #
         url=url,
         service=service,
         region=client.meta.region_name,
-        credentials=credentials,
+        credentials=credentials if signed else lambda: None,
         ca_bundle=authorities or get_cert_path(verify=True),
         proxy=get_environ_proxies(url).get(urlsplit(url).scheme),
     )
