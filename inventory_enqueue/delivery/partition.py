@@ -1,4 +1,4 @@
-"""The ranges that are left of a listing: which one is next, what a page of it means, and where one more begins. Pure."""
+"""The ranges that are left of a listing: which one is next, what a page of it means, where one more begins. Pure."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import pyarrow as pa
 
 from inventory_enqueue.aws.list_page import Page
-from inventory_enqueue.delivery.ranges import Alphabets, Checkpoint, KeyRange, estimate, middle, rungs
+from inventory_enqueue.delivery.ranges import Alphabets, Checkpoint, KeyRange, estimate, middle, place_of, rungs
 
 _WORTH: Final = 2.0
 """Pages that must be left of a range for another pager to take a part: one is under way."""
@@ -79,7 +79,7 @@ class Partition:
 
         Args:
             points: Sorted.
-            all_of_them: Whether there are no more of their kind; the first thousand of many small folders make bad cuts.
+            all_of_them: Whether there are no more of them: the first thousand of many small folders make bad cuts.
             room: Parts that may be listed now.
         """
         self._alphabets.learn(points)
@@ -157,6 +157,8 @@ class Partition:
         self._alphabets.learn(keys)
         self._page_size = max(self._page_size, len(keys))
         kept = self._absorb(span, page)
+        if not kept and not span.listed and span.cursor:
+            self._alphabets.miss(place_of(span.cursor[:-1]))
         if keys and span.first == "":
             span.first = keys[0]
         span.listed += kept

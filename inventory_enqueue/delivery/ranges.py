@@ -22,8 +22,6 @@ _SAMPLE: Final = 16
 """Keys of a page to learn from."""
 _MOST: Final = 4096
 """Different characters of a position that are kept in mind."""
-_FINE: Final = 1 << 80
-"""Steps of a scale: some twenty digits after what a range's ends have in common."""
 _SURROGATES: Final = (0xD800, 0xE000)
 """Code points that no text holds: from, and up to."""
 
@@ -73,54 +71,98 @@ class Checkpoint(NamedTuple):
             raise ValueError(f"no checkpoint of a listing: {error}") from error
 
 
+class Place(NamedTuple):
+    """Where a character stands in a key. Folders' names differ in length, so what is behind them is counted anew."""
+
+    depth: int
+    """Slashes before it."""
+    offset: int
+    """Characters since the last one."""
+
+    def after(self, character: str) -> "Place":
+        """The place behind a character that stands here."""
+        return Place(self.depth + 1, 0) if character == "/" else Place(self.depth, self.offset + 1)
+
+
+def place_of(text: str) -> Place:
+    """The place behind a text."""
+    return Place(text.count("/"), len(text) - text.rfind("/") - 1)
+
+
 class Alphabets:
-    """The characters that keys have at each position, as far as they were seen."""
+    """The characters that keys have at each place, as far as they were seen."""
 
     def __init__(self) -> None:
         """Knows nothing."""
-        self._seen: defaultdict[int, set[str]] = defaultdict(set)
-        self._wide: dict[int, frozenset[str]] = {}
+        self._seen: defaultdict[Place, set[str]] = defaultdict(set)
+        """With "" where a key ends."""
+        self._missed: set[Place] = set()
+        self._wide: dict[Place, tuple[str, ...]] = {}
 
     def learn(self, keys: Sequence[str]) -> None:
         """Looks at a page's keys, or at prefixes: some of them, and the first and the last."""
         if not keys:
             return
         sample = [*keys[:: max(1, len(keys) // _SAMPLE)], keys[-1]]
-        for position, characters in enumerate(zip_longest(*sample, fillvalue="")):
-            seen = self._seen[position]
-            if seen.issuperset(characters) or len(seen) >= _MOST:
-                continue
-            seen.update(characters)
-            for near in range(position - _NEAR, position + 1):
-                self._wide.pop(near, None)
+        for depth, names in enumerate(zip_longest(*(_names(key) for key in sample), fillvalue="")):
+            for offset, characters in enumerate(zip_longest(*names, fillvalue="")):
+                place = Place(depth, offset)
+                seen = self._seen[place]
+                if not seen.issuperset(characters) and len(seen) < _MOST:
+                    seen.update(characters)
+                    self._forget(place)
 
-    def seen(self, position: int) -> int:
-        """How many characters were seen at a position."""
-        return len(self._seen[position] - {""}) if position in self._seen else 0
+    def miss(self, place: Place) -> None:
+        """Nothing was found behind a character that was made up for a place: no more are, but those that were seen."""
+        if place not in self._missed:
+            self._missed.add(place)
+            self._forget(place)
 
-    def at(self, position: int) -> frozenset[str]:
-        """The characters that keys may have at a position: digits stay digits, hex stays hex."""
-        wide = self._wide.get(position)
+    def _forget(self, place: Place) -> None:
+        for offset in range(place.offset - _NEAR, place.offset + 1):
+            self._wide.pop(Place(place.depth, offset), None)
+
+    def varies(self, place: Place, character: str) -> bool:
+        """Whether keys may have another character there than this one."""
+        others = len(self._seen.get(place, set()) - {"", character})
+        begins = place.offset == 0 and character.isalnum()
+        return others > 0 or (place not in self._missed and (character in _DIGITS or begins))
+
+    def at(self, place: Place) -> tuple[str, ...]:
+        """The characters that keys may have at a place, sorted: digits stay digits, hex stays hex.
+
+        The first one is "" where keys may end.
+        """
+        wide = self._wide.get(place)
         if wide is None:
-            wide = self._wide[position] = self._widened(position)
+            wide = self._wide[place] = tuple(sorted(self._widened(place)))
         return wide
 
-    def _widened(self, position: int) -> frozenset[str]:
-        seen = self._seen.get(position, set()) - {""}
-        if not seen:
-            return frozenset()
-        for near in range(position + 1, position + 1 + _NEAR):
-            other = self._seen.get(near, set())
-            if len(other) > len(seen) and other >= seen and (other & _DIGITS):
-                seen = other - {""}
+    def _widened(self, place: Place) -> frozenset[str] | set[str]:
+        seen = self._seen.get(place, set())
+        known = seen - {""}
+        if not known or place in self._missed:
+            return seen
+        for near in range(1, 1 + _NEAR):
+            other = self._seen.get(Place(place.depth, place.offset + near), set()) - {"", "/"}
+            if len(other) > len(known) and other >= known and other & _DIGITS:
+                known = other
         for family in _FAMILIES:
-            if seen <= family and seen & _DIGITS:
-                return family
-        return frozenset(seen)
+            if known <= family and known & _DIGITS:
+                return family | seen
+        return known | seen
+
+
+def _names(key: str) -> list[str]:
+    """A key's parts, each but the last with its slash."""
+    *folders, name = key.split("/")
+    return [*(f"{folder}/" for folder in folders), name]
 
 
 class Scale:
-    """Keys as numbers, between what a range's two ends have in common: 0 before all of them, `top` behind all."""
+    """Keys as numbers from 0 to TOP, between what a range's two ends have in common: as arithmetic coding has it."""
+
+    TOP: Final = 1 << 200
 
     def __init__(self, alphabets: Alphabets, base: str, anchors: Iterable[str]) -> None:
         """Makes it.
@@ -130,50 +172,58 @@ class Scale:
             base: What the keys begin with.
             anchors: Keys that it can tell apart, whatever was learned.
         """
+        self._alphabets = alphabets
         self._base = base
-        self._digits: list[list[str]] = []
-        """Characters by position: the digits of a number, after 0 for the text's end."""
-        self.top = 1
-        anchors = list(anchors)
-        position = len(base)
-        while self.top < _FINE:
-            characters = alphabets.at(position) | {text[position] for text in anchors if len(text) > position}
-            if not characters:
-                break
-            self._digits.append(sorted(characters))
-            self.top *= len(characters) + 1
-            position += 1
+        self._anchors = [text for text in anchors if text.startswith(base)]
+        self._digits: dict[str, list[str]] = {}
+
+    def _at(self, text: str, place: Place) -> list[str]:
+        """The characters that may follow a text."""
+        digits = self._digits.get(text)
+        if digits is None:
+            length = len(text)
+            also = {anchor[length : length + 1] for anchor in self._anchors if anchor.startswith(text)}
+            digits = self._digits[text] = sorted(also.union(self._alphabets.at(place)))
+        return digits
 
     def number(self, text: str | None) -> int:
         """Of a key, or of a range's end."""
         if text is None:
-            return self.top
+            return self.TOP
         base = self._base
         if not text.startswith(base):
-            return 0 if text < base else self.top
-        number, step, exact = 0, self.top, True
-        for position, characters in enumerate(self._digits, len(base)):
-            step //= len(characters) + 1
-            if not exact or position >= len(text):
+            return 0 if text < base else self.TOP
+        number, width, place = 0, self.TOP, place_of(base)
+        for position in range(len(base), len(text)):
+            digits, character = self._at(text[:position], place), text[position]
+            if not digits or width < len(digits):
                 break
-            digit = bisect_left(characters, text[position])
-            exact = digit < len(characters) and characters[digit] == text[position]
-            # A character between two digits stands at the end of the lower one.
-            number += (digit + 1) * step if exact else (digit + 1) * step - 1
+            width //= len(digits)
+            digit = bisect_left(digits, character)
+            number += digit * width
+            if digit == len(digits) or digits[digit] != character:
+                break
+            place = place.after(character)
         return number
 
     def text(self, number: int, low: str, high: str | None, slack: int) -> str | None:
         """The shortest text near a number that is between two others; None where there is none."""
-        text, step, rest = self._base, self.top, number
-        for characters in self._digits:
-            step //= len(characters) + 1
-            digit, rest = divmod(rest, step)
-            if digit == 0:
-                break
-            text += characters[digit - 1]
-            if rest <= slack and low < text and (high is None or text < high):
-                return text
-        return text if low < text and (high is None or text < high) else None
+        text, width, rest, place = self._base, self.TOP, number, place_of(self._base)
+        found = None
+        while True:
+            digits = self._at(text, place)
+            if not digits or width < len(digits):
+                return found
+            width //= len(digits)
+            digit, rest = divmod(rest, width)
+            character = digits[min(digit, len(digits) - 1)]
+            if character == "":
+                return found
+            text, place = text + character, place.after(character)
+            if low < text and (high is None or text < high):
+                found = text
+                if rest <= slack:
+                    return found
 
 
 def _common(one: str, other: str) -> str:
@@ -238,7 +288,7 @@ def _near(points: Sequence[str], span: KeyRange, text: str | None) -> list[str]:
 
 
 def rungs(span: KeyRange, alphabets: Alphabets, prefix: str) -> list[str]:
-    """Where what the listed keys begin with ends, at each depth: like a ladder, from the next key up to the range's end.
+    """Where what the listed keys begin with ends, at each depth: a ladder from the next key up to the range's end.
 
     A range of which nobody knows where its keys are is cut there: one round trip later everybody does.
 
@@ -249,18 +299,11 @@ def rungs(span: KeyRange, alphabets: Alphabets, prefix: str) -> list[str]:
     start = len(prefix) if span.hi is None else len(_common(span.cursor, span.hi))
     found = []
     for position in range(len(page) - 1, start - 1, -1):
-        if _may_vary(page, position, start, alphabets):
+        if alphabets.varies(place_of(page[:position]), page[position]):
             text = _behind(page[: position + 1])
             if text is not None and (span.hi is None or text < span.hi):
                 found.append(text)
     return found
-
-
-def _may_vary(page: str, position: int, start: int, alphabets: Alphabets) -> bool:
-    """Whether other keys may have another character there: a number's digit, the first one of a name, or one that has."""
-    character = page[position]
-    begins = position == start or not page[position - 1].isalnum()
-    return character in _DIGITS or (begins and character.isalnum()) or alphabets.seen(position) > 1
 
 
 def _behind(text: str) -> str | None:
