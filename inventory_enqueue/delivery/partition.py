@@ -15,6 +15,12 @@ _UNKNOWN: Final = 64
 """A range that is estimated to hold so many times what was listed of it is one of which nothing is known."""
 
 
+_SPARE: Final = 6.0
+_SHARE: Final = 0.3
+"""Pages that may be asked for in vain: so many, and this share of those that weren't. Guesses at where keys are stop
+there; what is known to be left goes on."""
+
+
 class Work(Protocol):
     """What is left to list."""
 
@@ -54,6 +60,9 @@ class Partition:
         self._alphabets = Alphabets()
         self._points: list[str] = []
         self._page_size = 1
+        self._useful = 0.0
+        self._useless = 0.0
+        """Pages so far."""
         spans = [KeyRange(cursor, hi) for cursor, hi in ranges]
         self._waiting = {span.cursor: span for span in spans}
         """Those of which no page is under way, by their cursor, in the order in which they are to be listed."""
@@ -116,10 +125,14 @@ class Partition:
 
     def _steal(self, room: int) -> None:
         """Cuts the range of which most is left."""
+        untried = sum(span.listed == 0 for span in self._busy)
+        if self._useless + untried / 2 > _SPARE + _SHARE * self._useful:
+            return
         worth = _WORTH * self._page_size
         candidates = [span for span in self._busy if span.left >= worth and (span.listed or span.left < float("inf"))]
         for span in sorted(candidates, key=lambda span: -span.left):
-            if span.left > _UNKNOWN * span.listed and span.listed and self._climb(span, room):
+            is_unknown = span.hi is None or span.left > _UNKNOWN * span.listed
+            if is_unknown and span.listed and self._climb(span, room):
                 return
             under_way = min(0.5, self._page_size / span.left)
             share = under_way + (1 - under_way) / 2
@@ -162,11 +175,16 @@ class Partition:
         if keys and span.first == "":
             span.first = keys[0]
         span.listed += kept
+        self._useful += kept / self._page_size
+        self._useless += 1 - kept / self._page_size
         if page.is_truncated and (not keys or span.hi is None or keys[-1] < span.hi):
             span.token = "" if keys else page.token
             if keys:
                 span.cursor = keys[-1]
                 span.left = estimate(span, self._alphabets, self._prefix)
+                if span.hi is None:
+                    # What was learned so far says nothing of what may come behind it.
+                    span.left = max(span.left, 2 * _WORTH * self._page_size)
             self._waiting[span.cursor] = span
         return page.rows[:kept]
 

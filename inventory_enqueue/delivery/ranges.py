@@ -16,6 +16,12 @@ from typing import Final, NamedTuple, Self
 _DIGITS: Final = frozenset("0123456789")
 _FAMILIES: Final = (_DIGITS, _DIGITS | frozenset("abcdef"), _DIGITS | frozenset("ABCDEF"))
 """Characters that are used together: a position with some of them may have all."""
+_LETTERS: Final = (frozenset("abcdefghijklmnopqrstuvwxyz"), frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+_ASCII: Final = "\x7f"
+_STEPS: Final = 16
+"""Characters to make up between the least and the greatest of another script, evenly."""
+_BLOCKS: Final = ("0", "A", "a", _ASCII, "\u0400", "\u3000", "\u6000", "\uac00", "\U00010000")
+"""Where scripts begin: what might come behind keys that are all of another one."""
 _NEAR: Final = 3
 """Positions to the right of one that may show the characters which it has elsewhere: those of random ids are alike."""
 _SAMPLE: Final = 16
@@ -150,7 +156,19 @@ class Alphabets:
         for family in _FAMILIES:
             if known <= family and known & _DIGITS:
                 return family | seen
-        return known | seen
+        for family in _LETTERS:
+            if len(known & family) > 1:
+                known = known | family
+        return known | seen | _between(sorted(character for character in seen if character > _ASCII))
+
+
+def _between(characters: list[str]) -> set[str]:
+    """Characters between those of a script, evenly: nobody can know which of thousands there are."""
+    if not characters:
+        return set()
+    low, high = ord(characters[0]), ord(characters[-1])
+    codes = range(low, high, max(1, (high - low) // _STEPS))
+    return {chr(code) for code in codes if not _SURROGATES[0] <= code < _SURROGATES[1]}
 
 
 def _names(key: str) -> list[str]:
@@ -303,7 +321,17 @@ def rungs(span: KeyRange, alphabets: Alphabets, prefix: str) -> list[str]:
             text = _behind(page[: position + 1])
             if text is not None and (span.hi is None or text < span.hi):
                 found.append(text)
-    return found
+    return found or _blocks(span, alphabets, page[:start])
+
+
+def _blocks(span: KeyRange, alphabets: Alphabets, base: str) -> list[str]:
+    """Where other scripts begin, in a range of which no end is known."""
+    if span.hi is not None:
+        return []
+    place = place_of(base)
+    is_ascii = all(character <= _ASCII for character in (*alphabets.at(place), span.cursor[len(base) :][:1]))
+    blocks = _BLOCKS[: _BLOCKS.index(_ASCII) + 1] if is_ascii else _BLOCKS
+    return [base + character for character in blocks if base + character > span.cursor]
 
 
 def _behind(text: str) -> str | None:
