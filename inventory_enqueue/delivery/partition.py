@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from math import ceil
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -9,8 +10,12 @@ import pyarrow as pa
 from inventory_enqueue.aws.list_page import Page
 from inventory_enqueue.delivery.ranges import Alphabets, Checkpoint, KeyRange, estimate, middle, place_of, rungs
 
-_WORTH: Final = 2.0
+_WORTH: Final = 1.5
 """Pages that must be left of a range for another pager to take a part: one is under way."""
+_FILL: Final = 0.92
+"""Of a page: estimates are so near where keys are spread evenly."""
+_LARGE: Final = 1024.0
+"""Pages: half is half."""
 _UNKNOWN: Final = 64
 """A range that is estimated to hold so many times what was listed of it is one of which nothing is known."""
 
@@ -108,6 +113,7 @@ class Partition:
 
     def _split(self, span: KeyRange, cut: str, left: float) -> KeyRange:
         """Makes what is behind a cut another range."""
+        assert span.cursor < cut and (span.hi is None or cut < span.hi)  # noqa: S101, PT018 - or keys would be lost
         behind = KeyRange(cut, span.hi, left=left)
         span.hi = cut
         self._waiting[cut] = behind
@@ -131,11 +137,11 @@ class Partition:
         worth = _WORTH * self._page_size
         candidates = [span for span in self._busy if span.left >= worth and (span.listed or span.left < float("inf"))]
         for span in sorted(candidates, key=lambda span: -span.left):
-            is_unknown = span.hi is None or span.left > _UNKNOWN * span.listed
-            if is_unknown and span.listed and self._climb(span, room):
+            if self._is_unknown(span) and span.listed and self._climb(span, room):
                 return
-            under_way = min(0.5, self._page_size / span.left)
-            share = under_way + (1 - under_way) / 2
+            # Both parts are whole pages that aren't quite full, lest a few keys cost a request.
+            pages = ceil(min(_LARGE, span.left / self._page_size / _FILL))
+            share = max(1, pages // 2) / pages
             cut = middle(span, share, self._alphabets, self._prefix, self._points)
             if cut is not None:
                 self._split(span, cut, span.left * (1 - share))
@@ -181,12 +187,28 @@ class Partition:
             span.token = "" if keys else page.token
             if keys:
                 span.cursor = keys[-1]
-                span.left = estimate(span, self._alphabets, self._prefix)
-                if span.hi is None:
-                    # What was learned so far says nothing of what may come behind it.
-                    span.left = max(span.left, 2 * _WORTH * self._page_size)
+                span.left = self._estimate(span, was_wrong=span.left < kept)
             self._waiting[span.cursor] = span
         return page.rows[:kept]
+
+    def _estimate(self, span: KeyRange, *, was_wrong: bool) -> float:
+        """About how many keys are left of a range."""
+        left = estimate(span, self._alphabets, self._prefix)
+        span.outlasts |= was_wrong
+        if span.outlasts:
+            # What was learned says too little; what has lasted so long may last as long again.
+            left = max(left, span.listed)
+        # Nor does it say anything of what may come behind it.
+        return max(left, self._least) if span.hi is None else left
+
+    @property
+    def _least(self) -> float:
+        """What is taken to be left of a range without an end."""
+        return 3 * self._page_size
+
+    def _is_unknown(self, span: KeyRange) -> bool:
+        """Whether nobody knows where the keys of a range are."""
+        return span.left > _UNKNOWN * span.listed or (span.hi is None and span.left <= self._least)
 
     def _absorb(self, span: KeyRange, page: Page) -> int:
         """Adds to a range those behind it that its page reaches, if nobody lists them yet.

@@ -46,6 +46,8 @@ class KeyRange:
     """The first key that was listed."""
     listed: int = 0
     """Keys."""
+    outlasts: bool = False
+    """Whether more was listed than estimates said."""
     left: float = float("inf")
     """About how many keys are left; inf where nobody knows."""
 
@@ -159,7 +161,7 @@ class Alphabets:
         for family in _LETTERS:
             if len(known & family) > 1:
                 known = known | family
-        return known | seen | _between(sorted(character for character in seen if character > _ASCII))
+        return known | seen
 
 
 def _between(characters: list[str]) -> set[str]:
@@ -201,7 +203,10 @@ class Scale:
         if digits is None:
             length = len(text)
             also = {anchor[length : length + 1] for anchor in self._anchors if anchor.startswith(text)}
-            digits = self._digits[text] = sorted(also.union(self._alphabets.at(place)))
+            characters = also.union(self._alphabets.at(place))
+            if len(also) > 1:
+                characters |= _between(sorted(character for character in also if character >= _ASCII))
+            digits = self._digits[text] = sorted(characters)
         return digits
 
     def number(self, text: str | None) -> int:
@@ -321,7 +326,7 @@ def rungs(span: KeyRange, alphabets: Alphabets, prefix: str) -> list[str]:
             text = _behind(page[: position + 1])
             if text is not None and (span.hi is None or text < span.hi):
                 found.append(text)
-    return found or _blocks(span, alphabets, page[:start])
+    return [*found, *_blocks(span, alphabets, page[:start])]
 
 
 def _blocks(span: KeyRange, alphabets: Alphabets, base: str) -> list[str]:
@@ -331,7 +336,8 @@ def _blocks(span: KeyRange, alphabets: Alphabets, base: str) -> list[str]:
     place = place_of(base)
     is_ascii = all(character <= _ASCII for character in (*alphabets.at(place), span.cursor[len(base) :][:1]))
     blocks = _BLOCKS[: _BLOCKS.index(_ASCII) + 1] if is_ascii else _BLOCKS
-    return [base + character for character in blocks if base + character > span.cursor]
+    behind = _behind(span.cursor[: len(base) + 1])
+    return [base + character for character in blocks if behind is not None and base + character > behind]
 
 
 def _behind(text: str) -> str | None:
