@@ -104,6 +104,10 @@ class Lister:
         self._in_flight: dict[PageRequest, _Flight] = {}
         self._delayed: list[tuple[float, int, _Flight]] = []
         """When, in which order, what."""
+        self._probes: list[str] = []
+        """Prefixes to look for folders under."""
+        self._found: tuple[PageRequest, Page] | None = None
+        """What a discovery brought before the first page."""
         self._order = count()
         self._got_on = time.monotonic()
         self._batches: list[pa.RecordBatch] = []
@@ -175,6 +179,9 @@ class Lister:
                     self.counts["retries"] += 1
                     self._send(flight)
                 continue
+            if self._probes:
+                self._probe(self._probes.pop())
+                continue
             span = self._work.next(self._window.size - len(self._in_flight) - len(self._delayed))
             if span is None:
                 return
@@ -183,7 +190,7 @@ class Lister:
             self._send(_Flight(request, self._work, span))
             if self._discovers:
                 self._discovers = False
-                self._probe(self._url.key)
+                self._probes.append(self._url.key)
 
     def _probe(self, prefix: str) -> None:
         self.counts["probes"] += 1
@@ -228,50 +235,58 @@ class Lister:
         if flight.span is None:
             self._discovered(flight.request, page)
         else:
-            self._listed(flight.span, flight.request, page)
+            self._listed(flight.span, page)
 
     def _discovered(self, request: PageRequest, page: Page) -> None:
         """Common prefixes are where to cut; one alone is looked into."""
         work = self._work
         if not isinstance(work, Partition):
             return
+        if not self.counts["pages"]:
+            self._found = request, page
+            return
         if len(page.prefixes) == 1 and not page.is_truncated and request.prefix.count("/") < _DEPTH:
-            self._probe(page.prefixes[0])
+            self._probes.append(page.prefixes[0])
             return
         room = self._window.size - len(self._in_flight)
         work.learn(sorted(page.prefixes), all_of_them=not page.is_truncated, room=room)
 
-    def _listed(self, span: KeyRange, request: PageRequest, page: Page) -> None:
-        if isinstance(self._work, Partition) and not self._is_in_order(request, page):
-            self._fall_back(request)
-            return
+    def _listed(self, span: KeyRange, page: Page) -> None:
+        keys = page.keys
+        if keys and isinstance(self._work, Partition):
+            ascends = all(one < other for one, other in pairwise(keys))
+            # A range goes on after its cursor, by a token or not.
+            if not ascends or keys[0] <= span.cursor:
+                self._fall_back(ascends=ascends)
+                return
         self.counts["pages"] += 1
         rows = self._work.take(span, page)
         if rows.num_rows:
             self._batches.append(rows)
             self._rows += rows.num_rows
             self.keys += rows.num_rows
+        found, self._found = self._found, None
+        if found is not None:
+            self._discovered(*found)
 
-    def _is_in_order(self, request: PageRequest, page: Page) -> bool:
-        keys = page.keys
-        return not keys or (keys[0] > request.start_after and all(one < other for one, other in pairwise(keys)))
-
-    def _fall_back(self, request: PageRequest) -> None:
+    def _fall_back(self, *, ascends: bool) -> None:
         """Goes on page by page.
+
+        Args:
+            ascends: Whether the page that shows it is in order, so that the ones before it may be trusted.
 
         Raises:
             UnorderedError: It is too late: keys may be missing from what was listed.
         """
-        first_page = self.keys == 0
-        ignores = request.start_after != ""
         _log.warning("%s: the store can't start after a key, or lists in no order; going on page by page", self._url)
-        if not first_page and not ignores:
+        if self.keys and not ascends:
             raise UnorderedError(
                 "the store doesn't list keys in order, which showed too late; list it page by page, from the beginning",
                 where=str(self._url),
             )
         self._work = PageByPage(self._work.checkpoint().ranges)
         self._delayed.clear()
+        self._probes.clear()
 
     def _failed(self, flight: _Flight, reply: PageReply) -> None:
         """Asks again, later.

@@ -21,7 +21,7 @@ _UNKNOWN: Final = 64
 
 
 _SPARE: Final = 6.0
-_SHARE: Final = 0.3
+_SHARE: Final = 0.4
 """Pages that may be asked for in vain: so many, and this share of those that weren't. Guesses at where keys are stop
 there; what is known to be left goes on."""
 
