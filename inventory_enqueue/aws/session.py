@@ -179,7 +179,7 @@ def _resolve(client: "S3Client", bucket: str) -> _ResolvedError:
     raise AssertionError  # botocore signs each request, or asks whether to
 
 
-def _endpoint(  # noqa: ANN401 - any service's client
+def _endpoint(
     session: boto3.Session, client: Any, service: str, *, url: str | None = None, signed: bool = True
 ) -> Endpoint:
     url = url or client.meta.endpoint_url
