@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from inventory_enqueue.aws.list_objects import PageReply, PageRequest
 from inventory_enqueue.delivery.listing import Lister, UnorderedError
 from inventory_enqueue.delivery.ranges import Alphabets, Checkpoint, KeyRange, middle, rungs
-from inventory_enqueue.errors import PreflightError, StoppedError
+from inventory_enqueue.errors import InventoryEnqueueError, PreflightError, StoppedError
 from inventory_enqueue.pacing import RetryPolicy
 from inventory_enqueue.uris import S3Url
 from inventory_enqueue.watch import Watch
@@ -22,7 +23,9 @@ from tests.support.layouts import LAYOUTS
 from tests.support.pages import CUT, DENIED, NO_ANSWER, SLOW_DOWN, MemoryBucket, page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable
+
+    import pyarrow as pa
 
 AT_ONCE: Final = RetryPolicy(base=0.0)
 HOPELESS: Final = RetryPolicy(base=0.0, patience=0.0)
@@ -51,12 +54,27 @@ KEYS: Final = st.one_of(
 
 
 def lister(bucket: MemoryBucket, prefix: str = "", *, name: str = "bucket", **options: Any) -> Lister:  # noqa: ANN401
-    options = {"policy": AT_ONCE, "rows_per_batch": 1, "watch": Watch()} | options
-    return Lister(bucket, S3Url(name, prefix), **options)
+    defaults: dict[str, Any] = {"policy": AT_ONCE, "rows_per_batch": 1, "watch": Watch(), **options}
+    return Lister(bucket, S3Url(name, prefix), **defaults)
+
+
+def keys_of(batches: Iterable[pa.RecordBatch]) -> list[str]:
+    return [str(key) for batch in batches for key in batch.column("key").to_pylist()]
 
 
 def listed(listing: Lister) -> list[str]:
-    return [key for batch in listing.batches() for key in batch.column("key").to_pylist()]
+    return keys_of(listing.batches())
+
+
+def taken(listing: Lister, *, most: int = 1_000_000, then: Callable[[], None] = lambda: None) -> list[str]:
+    """List until an error ends it; call something once there are so many keys."""
+    keys: list[str] = []
+    with suppress(InventoryEnqueueError):
+        for batch in listing.batches():
+            keys += keys_of([batch])
+            if len(keys) >= most:
+                then()
+    return keys
 
 
 def made(layout: str, count: int) -> set[str]:
@@ -94,9 +112,9 @@ class TestEachKeyOnce:
         source = random.Random(seed)  # noqa: S311 - no secret
         first = lister(MemoryBucket(keys, page_size, source, faults=0.1, empty=0.1), concurrency=10)
         batches = first.batches()
-        before = [key for batch in itertools.islice(batches, stop) for key in batch.column("key").to_pylist()]
+        before = keys_of(itertools.islice(batches, stop))
         start = Checkpoint.from_json(first.checkpoint().to_json())
-        batches.close()
+        del batches
         after = listed(lister(MemoryBucket(keys, page_size, source), concurrency=10, start=start))
         assert sorted(before + after) == sorted(keys)
 
@@ -214,7 +232,7 @@ class TestTraps:
         keys = made("flathex", 2_000)
         first = lister(MemoryBucket(keys, 10, ignores_start_after=True))
         batches = first.batches()
-        before = [key for batch in itertools.islice(batches, 50) for key in batch.column("key").to_pylist()]
+        before = keys_of(itertools.islice(batches, 50))
         start = first.checkpoint()
         assert start.token
         after = listed(lister(MemoryBucket(keys, 10, ignores_start_after=True), start=start))
@@ -310,10 +328,7 @@ class TestErrors:
         keys = [f"{number:04d}" for number in range(1_000)]
         denied = MemoryBucket(keys, 10, fault=lambda request: DENIED if request.start_after > "0500" else None)
         first = lister(denied, concurrency=1)
-        before: list[str] = []
-        with pytest.raises(PreflightError):
-            for batch in first.batches():
-                before += batch.column("key").to_pylist()
+        before = taken(first)
         after = listed(lister(MemoryBucket(keys, 10), start=first.checkpoint()))
         assert len(before) >= 500
         assert sorted(before + after) == keys
@@ -330,14 +345,12 @@ class TestErrors:
         watch = Watch()
         keys = made("flathex", 5_000)
         first = lister(MemoryBucket(keys, 100), watch=watch)
-        before: list[str] = []
-        with pytest.raises(StoppedError, match="was stopped"):
-            for batch in first.batches():
-                before += batch.column("key").to_pylist()
-                if len(before) >= 1_000:
-                    watch.stop()
+        before = taken(first, most=1_000, then=watch.stop)
+        assert 1_000 <= len(before) < 5_000
         after = listed(lister(MemoryBucket(keys, 100), start=first.checkpoint()))
         assert sorted(before + after) == sorted(keys)
+        with pytest.raises(StoppedError, match="was stopped"):
+            listed(lister(MemoryBucket(keys), watch=watch))
 
 
 class TestProgress:
@@ -374,6 +387,6 @@ class TestCheckpoint:
         listing = lister(MemoryBucket(["a"]))
         listed(listing)
         assert listing.checkpoint() == Checkpoint([])
-        bucket: Sequence[PageRequest] = (again := MemoryBucket(["a"])).requests
+        again = MemoryBucket(["a"])
         assert listed(lister(again, start=listing.checkpoint())) == []
-        assert not bucket
+        assert not again.requests

@@ -180,7 +180,12 @@ def _resolve(client: "S3Client", bucket: str) -> _ResolvedError:
 
 
 def _endpoint(
-    session: boto3.Session, client: Any, service: str, *, url: str | None = None, signed: bool = True
+    session: boto3.Session,
+    client: Any,  # noqa: ANN401 - any service's client
+    service: str,
+    *,
+    url: str | None = None,
+    signed: bool = True,
 ) -> Endpoint:
     url = url or client.meta.endpoint_url
     assert url is not None  # noqa: S101 - each client has one

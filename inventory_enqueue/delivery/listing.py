@@ -64,7 +64,7 @@ class _Flight:
 class Lister:
     """Lists the keys under a prefix, each once."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its default but three
         self,
         source: PageSource,
         url: S3Url,

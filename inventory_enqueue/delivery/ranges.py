@@ -250,7 +250,7 @@ class Scale:
 
 
 def _common(one: str, other: str) -> str:
-    return os.path.commonprefix([one, other])
+    return os.path.commonprefix([one, other])  # noqa: RUF071 - of characters, not of folders
 
 
 def scale_of(span: KeyRange, alphabets: Alphabets, prefix: str) -> Scale:

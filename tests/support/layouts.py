@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import uuid
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
 _TABLES: Final = ("clicks", "orders", "events", "users", "logs", "sessions", "payments", "audit")

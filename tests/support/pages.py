@@ -6,7 +6,7 @@ import random
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -24,7 +24,8 @@ TRANSIENT = (SLOW_DOWN, NO_ANSWER, CUT, PageReply(0.0, 0.1, 500, code="InternalE
 
 
 def page_of(keys: Sequence[str], prefixes: Iterable[str] = (), *, is_truncated: bool = False, token: str = "") -> Page:
-    arrays = [pa.array(keys, pa.string()), *(pa.nulls(len(keys), kind) for kind in PAGE_SCHEMA.types[1:])]
+    arrays: list[pa.Array[Any]] = [pa.array(keys, pa.string())]
+    arrays += [pa.array([None] * len(keys), kind) for kind in PAGE_SCHEMA.types[1:]]
     rows = pa.RecordBatch.from_arrays(arrays, schema=PAGE_SCHEMA)
     return Page(list(keys), rows, list(prefixes), is_truncated, token)
 
