@@ -13,15 +13,14 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
-PAGE_SCHEMA: Final = pa.schema(
-    [
-        pa.field("key", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("e_tag", pa.string()),
-        pa.field("last_modified_date", pa.timestamp("ms", tz="UTC")),
-        pa.field("storage_class", pa.string()),
-    ]
-)
+_FIELDS: list["pa.Field[Any]"] = [
+    pa.field("key", pa.string()),
+    pa.field("size", pa.int64()),
+    pa.field("e_tag", pa.string()),
+    pa.field("last_modified_date", pa.timestamp("ms", tz="UTC")),
+    pa.field("storage_class", pa.string()),
+]
+PAGE_SCHEMA: Final = pa.schema(_FIELDS)
 """Of a page's rows: types and names as in OBJECT_SCHEMA. What an object's element lacks is null."""
 
 _QUOTE: Final = rb"(?:&quot;|&#34;|\")?"
@@ -204,7 +203,7 @@ def _rows(
         BrokenPageError: A size is no number, or a time no time.
     """
     try:
-        arrays = [
+        arrays: list[pa.Array[Any]] = [
             pa.array(keys, pa.string()),
             _text(sizes).cast(pa.int64()),
             _text(e_tags),

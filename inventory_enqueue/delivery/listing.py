@@ -227,7 +227,7 @@ class Lister:
 
     def _answered(self, flight: _Flight, reply: PageReply) -> None:
         page = reply.page
-        if page is None or (page.is_truncated and not page.keys and not page.prefixes and not page.token):
+        if page is None or _leads_nowhere(flight, page):
             self._failed(flight, reply)
             return
         self._window.answered(reply.seconds)
@@ -278,12 +278,12 @@ class Lister:
         Raises:
             UnorderedError: It is too late: keys may be missing from what was listed.
         """
-        _log.warning("%s: the store can't start after a key, or lists in no order; going on page by page", self._url)
         if self.keys and not ascends:
             raise UnorderedError(
                 "the store doesn't list keys in order, which showed too late; list it page by page, from the beginning",
                 where=str(self._url),
             )
+        _log.warning("%s: the store can't start after a key, or lists in no order; going on page by page", self._url)
         self._work = PageByPage(self._work.checkpoint().ranges)
         self._delayed.clear()
         self._probes.clear()
@@ -323,6 +323,14 @@ class Lister:
         if isinstance(error, ObjectNotFoundError):
             return PreflightError(f"the bucket isn't there ({code}: {message})", where=where)
         return error
+
+
+def _leads_nowhere(flight: _Flight, page: Page) -> bool:
+    """Whether there is more after a page, and no way to it."""
+    if flight.span is None or not page.is_truncated:
+        return False
+    by_token = isinstance(flight.work, PageByPage) or not page.keys
+    return by_token and page.token in {"", flight.request.token}
 
 
 def _is_transient(reply: PageReply, code: str) -> bool:

@@ -177,7 +177,7 @@ class Partition:
         self._page_size = max(self._page_size, len(keys))
         kept = self._absorb(span, page)
         if not kept and not span.listed and span.cursor:
-            self._alphabets.miss(place_of(span.cursor[:-1]))
+            self._alphabets.miss(place_of(span.cursor.removesuffix("/")[:-1]))
         if keys and span.first == "":
             span.first = keys[0]
         span.listed += kept

@@ -294,7 +294,7 @@ def middle(span: KeyRange, share: float, alphabets: Alphabets, prefix: str, poin
     # In whole numbers: a float has not as many digits.
     target = low + (high - low) * int(share * 1024) // 1024
     slack = (high - low) // 8
-    text = scale.text(target, span.cursor, span.hi, slack)
+    text = _folder(scale.text(target, span.cursor, span.hi, slack), span.hi)
     inside = _near(points, span, text)
     near = [point for point in inside if abs(scale.number(point) - target) <= 2 * slack]
     if near:
@@ -323,8 +323,8 @@ def rungs(span: KeyRange, alphabets: Alphabets, prefix: str) -> list[str]:
     found = []
     for position in range(len(page) - 1, start - 1, -1):
         if alphabets.varies(place_of(page[:position]), page[position]):
-            text = _behind(page[: position + 1])
-            if text is not None and (span.hi is None or text < span.hi):
+            text = _folder(_behind(page[: position + 1]), span.hi)
+            if text is not None:
                 found.append(text)
     return [*found, *_blocks(span, alphabets, page[:start])]
 
@@ -337,7 +337,19 @@ def _blocks(span: KeyRange, alphabets: Alphabets, base: str) -> list[str]:
     is_ascii = all(character <= _ASCII for character in (*alphabets.at(place), span.cursor[len(base) :][:1]))
     blocks = _BLOCKS[: _BLOCKS.index(_ASCII) + 1] if is_ascii else _BLOCKS
     behind = _behind(span.cursor[: len(base) + 1])
-    return [base + character for character in blocks if behind is not None and base + character > behind]
+    return [f"{base}{character}/" for character in blocks if behind is not None and base + character > behind]
+
+
+def _folder(text: str | None, hi: str | None) -> str | None:
+    """A cut as a folder's name; None where it isn't before a range's end.
+
+    To start after `a/10/` gives what is in that folder wherever folders are directories, too; to start after `a/10`
+    doesn't in SeaweedFS.
+    """
+    if text is None:
+        return None
+    folder = text if text.endswith("/") else f"{text}/"
+    return folder if hi is None or folder < hi else None
 
 
 def _behind(text: str) -> str | None:

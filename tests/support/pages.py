@@ -89,11 +89,11 @@ class MemoryBucket:
         keys = [key for key in self._keys[start : start + size] if key.startswith(request.prefix)]
         end = start + size
         more = end < len(self._keys) and (self.shuffled or self._keys[end].startswith(request.prefix))
-        return page_of(keys, is_truncated=more, token=f"token-{end}" if more else "")
+        return page_of(keys, is_truncated=more, token=f"{end} {len(self.requests)}" if more else "")
 
     def _start(self, request: PageRequest) -> int:
         if request.token:
-            return int(request.token.removeprefix("token-"))
+            return int(request.token.split()[0])
         if self.shuffled:
             return 0
         first = bisect_left(self._keys, request.prefix)
