@@ -25,6 +25,9 @@ _SHARE: Final = 0.4
 """Pages that may be asked for in vain: so many, and this share of those that weren't. Guesses at where keys are stop
 there; what is known to be left goes on."""
 
+_FEW: Final = 8
+"""Pagers that are at work at least, even if it takes twice as many guesses."""
+
 
 class Work(Protocol):
     """What is left to list."""
@@ -132,7 +135,8 @@ class Partition:
     def _steal(self, room: int) -> None:
         """Cuts the range of which most is left."""
         untried = sum(span.listed == 0 for span in self._busy)
-        if self._useless + untried / 2 > _SPARE + _SHARE * self._useful:
+        share = _SHARE if len(self._busy) >= _FEW else 2 * _SHARE
+        if self._useless + untried / 2 > _SPARE + share * self._useful:
             return
         worth = _WORTH * self._page_size
         candidates = [span for span in self._busy if span.left >= worth and (span.listed or span.left < float("inf"))]
