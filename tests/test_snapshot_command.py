@@ -38,10 +38,11 @@ def rows(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(folder / "data/*.parquet")
 
 
+@pytest.mark.parametrize("more", [(), ("--page-by-page",), ("--concurrency", "1")])
 def test_every_object_under_the_prefix_is_in_it_as_the_bucket_tells(
-    filled: str, roto: RotoServer, s3_client: S3Client, tmp_path: Path
+    more: tuple[str, ...], filled: str, roto: RotoServer, s3_client: S3Client, tmp_path: Path
 ) -> None:
-    done = snapshot(roto, f"s3://{filled}/", tmp_path / "to")
+    done = snapshot(roto, f"s3://{filled}/", tmp_path / "to", *more)
     assert done.exit_code == 0, done
     listed = rows(tmp_path / "to" / filled / "live").sort("key")
     assert listed["key"].to_list() == sorted([*MANY, *(f"odd/{key}" for key in ODD)])

@@ -39,8 +39,17 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
     show_default=True,
     help="Requests in flight, at most.",
 )
+@click.option("--page-by-page", is_flag=True, help="One request after the other: for stores that list in no order.")
 @with_options(RESOURCES[1:], S3)
-def snapshot(*, url: Location, target: Location, config_id: str, concurrency: int, **options: Any) -> None:  # noqa: ANN401 - click's values
+def snapshot(
+    *,
+    url: Location,
+    target: Location,
+    config_id: str,
+    concurrency: int,
+    page_by_page: bool,
+    **options: Any,  # noqa: ANN401 - click's values
+) -> None:
     """List s3://BUCKET/PREFIX now, into a delivery of S3 Inventory's own form.
 
     The delivery can be read by --manifest and --inventory, compared by `diff`, and read by any tool that reads S3
@@ -56,7 +65,7 @@ def snapshot(*, url: Location, target: Location, config_id: str, concurrency: in
     with errors_told(), disk_errors_stop(work_dir), tempfile.TemporaryDirectory(dir=work_dir) as scratch:
         writer = _writer(url.bucket, target, config_id, settings, Path(scratch))
         source = open_bucket(settings, url.bucket, connections=concurrency)
-        lister = Lister(source, url, watch=Watch(), concurrency=concurrency)
+        lister = Lister(source, url, watch=Watch(), concurrency=concurrency, page_by_page=page_by_page)
         write_snapshot(writer, _frames(lister))
     counts = lister.counts
     click.echo(f"{lister.keys:,} keys in {counts['requests']:,} requests: {writer.manifest}", err=True)
