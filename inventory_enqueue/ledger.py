@@ -21,7 +21,7 @@ from inventory_enqueue import acknowledgements, documents
 from inventory_enqueue.acknowledgements import BYTES_PER_ROW
 from inventory_enqueue.baseline import Baseline, index_folder
 from inventory_enqueue.config import Locking
-from inventory_enqueue.errors import LockedError, LockLostError, StoppedError
+from inventory_enqueue.errors import LockedError, LockLostError, PreflightError, StoppedError
 from inventory_enqueue.run import Run, run_folder
 from inventory_enqueue.store import ConflictError, HeldError, Lock, Log, Store, Versioned, whole_lines
 
@@ -57,11 +57,16 @@ class Ledger:
 
         Raises:
             LockedError: Another process holds the lock, for longer than we wait.
-            PreflightError: The state can't keep a lock.
+            PreflightError: The state can't keep a lock, or is no folder.
             StoppedError: It can't be written to.
         """
         try:
             lock = _locked(store, pipeline, locking)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise PreflightError(
+                "the state can't be written: there is a file where its folder should be; name another --state",
+                where=store.where(),
+            ) from error
         except OSError as error:
             raise StoppedError(
                 f"the state can't be written ({error.strerror}); mend that (its permissions, a full disk) and run the "

@@ -579,7 +579,7 @@ def test_a_state_that_cannot_be_written_is_told_before_anything_is_sent(scene: S
     shutil.rmtree(scene.pipeline)
     scene.pipeline.write_bytes(b"a file where the pipeline's folder should be")
     result = scene.cli(scene.manifest(2), "--first-run", "all")
-    assert_told(result, 8, "StoppedError", scene.pipeline, ("can't be written", "--state", "permissions"))
+    assert_told(result, 3, "PreflightError", scene.pipeline, ("can't be written", "--state", "a file"))
     assert scene.sent == []
 
 
