@@ -78,7 +78,7 @@ class SendTransport(StrEnum):
     CURL = "curl"
     """By libcurl, all from one thread."""
     BOTO3 = "boto3"
-    """By the AWS SDK, with a thread for each request in flight: the reference, at twenty times the CPU."""
+    """By the AWS SDK, with a thread for each request in flight: the reference, at more than ten times the CPU."""
 
 
 class Verify(StrEnum):

@@ -204,7 +204,7 @@ def _is_denial(code: str, message: str) -> bool:
 
 def _wire(queue_url: str, settings: AwsSettings, connections: int, transport: SendTransport | None) -> Wire:
     if transport is None and find_spec("pycurl") is None:
-        _log.warning("pycurl isn't installed: messages are sent by boto3, which takes twenty times as much CPU")
+        _log.warning("pycurl isn't installed: messages are sent by boto3, which takes more than ten times as much CPU")
         transport = SendTransport.BOTO3
     if transport is SendTransport.BOTO3:
         client = sqs_client(settings, queue_url, connections=connections, attempts=1)
