@@ -17,6 +17,7 @@ from hypothesis import settings
 from inventory_enqueue.demo.roto import RotoServer
 from tests.support.cli import clean_environment
 from tests.support.file_pipeline import FilePipeline
+from tests.support.proxy import FaultProxy
 from tests.support.queue import create_queue
 
 if TYPE_CHECKING:
@@ -131,3 +132,10 @@ def daily(tmp_path: Path) -> FilePipeline:
 def root(tmp_path: Path) -> Path:
     """The folder that stands for the destination bucket."""
     return tmp_path / "destination"
+
+
+@pytest.fixture
+def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
+    """A proxy in front of the server, with rules for what goes wrong."""
+    with FaultProxy(roto.endpoint_url) as fault_proxy:
+        yield fault_proxy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from inventory_enqueue.errors import PreflightError
 from inventory_enqueue.uris import S3Url
 from inventory_enqueue.watch import Watch
 from tests.support.ministack import ministack
-from tests.support.weed import weed
+from tests.support.weed import make_bucket, weed
 from tests.test_transport import SECRET, Server, ok, running
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ class TestStores:
     def test_weed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with weed(tmp_path) as url:
             client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-            _make_bucket(client, "folders")
+            make_bucket(client, "folders")
             client.create_bucket(Bucket="odd")
             filled(client, "folders", BULK)
             # To start after bulk/10 loses bulk/10/0 there; we never start after anything like it.
@@ -306,15 +305,3 @@ class TestStores:
             theirs = [item["Key"] for page in pages for item in page.get("Contents", [])]
             assert sorted(listed(url, "odd")) == sorted(theirs)
             assert sorted(listed(url, "odd", page_by_page=True)) == sorted(theirs)
-
-
-def _make_bucket(client: S3Client, name: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            client.create_bucket(Bucket=name)
-        except ClientError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        else:
-            return

@@ -101,12 +101,6 @@ def endpoint_url(request: pytest.FixtureRequest, roto: RotoServer, strict: str) 
     return roto.endpoint_url if request.param == "roto" else strict
 
 
-@pytest.fixture
-def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(roto.endpoint_url) as proxy:
-        yield proxy
-
-
 def failed_keys(report: RunReport) -> Counter[bytes]:
     if not report.sent["failed"]:
         return Counter()

@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.pipelines import Days, Pipeline, seeded_state, three_days
-from tests.support.proxy import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from types_boto3_sqs import SQSClient
 
-    from inventory_enqueue.demo.roto import RotoServer
 
 NEW = [*(f"new/{number:03}" for number in range(60)), "new/a b", "new/c+d", "new/é%"]
 FILES = 3
 
 
 @pytest.fixture(scope="package")
-def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
-    return three_days(tmp_path_factory.mktemp("bucket"), NEW, FILES)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that stands for the bucket of the deliveries."""
+    return tmp_path_factory.mktemp("bucket")
+
+
+@pytest.fixture(scope="package")
+def days(root: Path) -> Days:
+    return three_days(root, NEW, FILES)
 
 
 @pytest.fixture(scope="package")
@@ -37,9 +40,3 @@ def seeded(tmp_path: Path, sqs_client: SQSClient, queue_url: str, first_day: Pat
     pipeline = Pipeline(tmp_path, sqs_client, queue_url)
     pipeline.begin_with(first_day)
     return pipeline
-
-
-@pytest.fixture
-def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(roto.endpoint_url) as fault_proxy:
-        yield fault_proxy

@@ -39,11 +39,10 @@ from tests.support.proxy import (
 from tests.support.queue import create_queue, keys_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from types_boto3_sqs import SQSClient
 
-    from inventory_enqueue.demo.roto import RotoServer
     from tests.support.proxy import Entry, Fault, Rule
 
 SEND = "SendMessageBatch"
@@ -100,12 +99,6 @@ class After:
             if self._left >= 0:
                 return None
         return self._rule(request)
-
-
-@pytest.fixture
-def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(roto.endpoint_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture(scope="module")

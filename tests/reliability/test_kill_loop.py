@@ -6,6 +6,7 @@ acknowledged since the last checkpoint. A kill at any other time repeats nothing
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -25,13 +26,11 @@ from tests.support.queue import create_queue
 from tests.support.running import PATIENCE, kill_group, start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
-    from inventory_enqueue.demo.roto import RotoServer
     from tests.support.pipelines import Days
 
 SOAK: Final = bool(os.environ.get("SOAK"))
@@ -73,10 +72,9 @@ def first_day(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Path:
 
 
 @pytest.fixture
-def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(roto.endpoint_url) as fault_proxy:
-        fault_proxy.rules.append(delay(SEND, SLOWLY))
-        yield fault_proxy
+def slow_queue(proxy: FaultProxy) -> str:
+    proxy.rules.append(delay(SEND, SLOWLY))
+    return proxy.endpoint_url
 
 
 @dataclass
@@ -130,7 +128,7 @@ def test_killed_in_every_stage_again_and_again_nothing_is_lost(  # noqa: PLR0913
     bucket: str,
     days: Days,
     first_day: Path,
-    proxy: FaultProxy,
+    slow_queue: str,
 ) -> None:
     killing = Killing(
         Pipeline(tmp_path, sqs_client, ""),
@@ -148,7 +146,7 @@ def test_killed_in_every_stage_again_and_again_nothing_is_lost(  # noqa: PLR0913
             pipeline.keep_state_in(bucket, s3_client)
             pipeline.store.remove_folder("")
         pipeline.begin_with(first_day)
-        pipeline.endpoint_url = proxy.endpoint_url
+        pipeline.endpoint_url = slow_queue
         killing.pipeline, before = pipeline, killing.kills.copy()
         while killing.kills.total() < KILLS and not killing.run_until_killed(days.second, killing.next_stage()):
             pass
@@ -174,3 +172,17 @@ def repeated_by_a_kill(pipeline: Pipeline, home: str) -> int:
 
 SLOW_WRITE: Final = 0.2
 """Seconds that writing a checkpoint to S3 may take here."""
+
+
+def test_most_of_such_a_run_is_sending(  # noqa: PLR0913, PLR0917 - fixtures
+    tmp_path: Path, sqs_client: SQSClient, queue_url: str, days: Days, first_day: Path, slow_queue: str
+) -> None:
+    """Else the kills while messages are sent, which are those that can repeat any, would be too few."""
+    pipeline = Pipeline(tmp_path, sqs_client, queue_url)
+    pipeline.begin_with(first_day)
+    pipeline.endpoint_url = slow_queue
+    log = tmp_path / "log"
+    process = start(pipeline, days.second, log, "--rate", str(RATE), slowed=True)
+    assert process.wait(PATIENCE) == 0, log.read_text()
+    seconds = json.loads(log.read_text().splitlines()[-1])["seconds"]
+    assert 2 * seconds["enqueue"] >= seconds["total"], seconds

@@ -28,7 +28,7 @@ from tests.support.cli import run_cli
 from tests.support.killer import Moment
 from tests.support.pipelines import OLD, Pipeline, count
 from tests.support.proxy import FaultProxy, delay, throttle
-from tests.support.running import PATIENCE, kill_group, start, wait_for_a_request
+from tests.support.running import PATIENCE, start, under_way, wait_for_a_request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,12 +203,9 @@ def test_the_second_run_waits_for_the_first_one_and_then_has_nothing_to_do(
 ) -> None:
     seeded.endpoint_url = proxy.endpoint_url
     proxy.rules.append(delay(SEND, 0.2))
-    first = start(seeded, days.second, tmp_path / "log")
-    try:
+    with under_way(seeded, days.second, tmp_path / "log") as first:
         second = seeded.cli(days.second, "--lock-wait", "50s")
         assert first.wait(PATIENCE) == 0
-    finally:
-        kill_group(first)
     assert (second.exit_code, second.report["status"]) == (0, "nothing_new")
     assert seeded.received() == days.second_new
 
@@ -216,14 +213,11 @@ def test_the_second_run_waits_for_the_first_one_and_then_has_nothing_to_do(
 def test_the_wait_for_the_lock_ends(seeded: Pipeline, days: Days, proxy: FaultProxy, tmp_path: Path) -> None:
     seeded.endpoint_url = proxy.endpoint_url
     proxy.rules.append(delay(SEND, 30))
-    first = start(seeded, days.second, tmp_path / "log")
-    try:
+    with under_way(seeded, days.second, tmp_path / "log") as first:
         began = time.monotonic()
         with pytest.raises(LockedError, match=rf"process {first.pid} on .*, for \d+ s"):
             seeded.run(days.second, locking=Locking(patience=1.2))
         assert 1.2 <= time.monotonic() - began < 10
-    finally:
-        kill_group(first)
 
 
 def test_two_pipelines_over_one_bucket_do_not_wait_for_each_other(
@@ -231,12 +225,9 @@ def test_two_pipelines_over_one_bucket_do_not_wait_for_each_other(
 ) -> None:
     seeded.endpoint_url = proxy.endpoint_url
     proxy.rules.append(delay(SEND, 30))
-    first = start(seeded, days.second, tmp_path / "log")
-    try:
+    with under_way(seeded, days.second, tmp_path / "log"):
         other = seeded.cli(days.first, "--pipeline", "other", "--first-run", "seed", "--lock-wait", "0")
         assert other.exit_code == 0, other
-    finally:
-        kill_group(first)
 
 
 # ---- Signals

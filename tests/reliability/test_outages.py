@@ -16,7 +16,7 @@ from tests.support.deliveries import upload
 from tests.support.pipelines import Pipeline, three_days
 from tests.support.proxy import ConnectionDropped, FaultProxy, RequestRule, delay
 from tests.support.queue import create_queue
-from tests.support.running import PATIENCE, kill_group, start, wait_until
+from tests.support.running import PATIENCE, under_way, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,8 +69,7 @@ def assert_nothing_lost(scene: Scene, repeated: int) -> None:
 
 
 def test_the_queues_server_is_killed_twice_and_comes_back_and_the_run_goes_on(scene: Scene, tmp_path: Path) -> None:
-    run = start(scene.pipeline, scene.manifest, tmp_path / "log", "--rate", "150")
-    try:
+    with under_way(scene.pipeline, scene.manifest, tmp_path / "log", "--rate", "150") as run:
         for at in (5, 15):
             wait_until(lambda: run.poll() is not None or sends(scene) >= at)  # noqa: B023 - waits within the round
             assert run.poll() is None, (tmp_path / "log").read_text()
@@ -78,8 +77,6 @@ def test_the_queues_server_is_killed_twice_and_comes_back_and_the_run_goes_on(sc
             time.sleep(0.5)
             scene.server.start()
         assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    finally:
-        kill_group(run)
     assert_nothing_lost(scene, repeated=2 * scene.pipeline.concurrency * BATCH)
 
 
@@ -92,16 +89,13 @@ class Cut:
 
 
 def test_a_network_that_is_cut_for_a_while_stops_nothing(scene: Scene, tmp_path: Path) -> None:
-    run = start(scene.pipeline, scene.manifest, tmp_path / "log", "--rate", "150")
-    try:
+    with under_way(scene.pipeline, scene.manifest, tmp_path / "log", "--rate", "150") as run:
         wait_until(lambda: run.poll() is not None or sends(scene) >= 5)
         scene.proxy.rules.append(RequestRule(Cut(), lambda _request: True))
         time.sleep(3)
         assert run.poll() is None, (tmp_path / "log").read_text()
         scene.proxy.rules.pop()
         assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    finally:
-        kill_group(run)
     # Each connection may lose an answer when it is cut, and none while nothing gets through.
     assert_nothing_lost(scene, repeated=scene.pipeline.concurrency * BATCH)
 

@@ -20,25 +20,23 @@ from inventory_enqueue.config import Change, FirstRun, MessageFormat
 from inventory_enqueue.errors import RefusedError
 from inventory_enqueue.fingerprints import MAX_ROWS_PER_FILE
 from inventory_enqueue.report import Status
+from tests.reliability.conftest import FILES, NEW
 from tests.support.deliveries import upload
 from tests.support.killer import Moment
-from tests.support.pipelines import Days, Pipeline, seeded_state, three_days
+from tests.support.pipelines import Days, Pipeline
 from tests.support.proxy import FaultProxy, delay, deny, fail_entries
 from tests.support.queue import keys_of
-from tests.support.running import PATIENCE, kill_group, lock_holder, start
+from tests.support.running import PATIENCE, kill_group, lock_holder, start, under_way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from types_boto3_s3 import S3Client
     from types_boto3_sqs import SQSClient
 
-    from inventory_enqueue.demo.roto import RotoServer
     from tests.support.proxy import Entry
 
 SEND = "SendMessageBatch"
-NEW = [*(f"new/{number:03}" for number in range(60)), "new/a b", "new/c+d", "new/é%"]
-FILES = 3
 BATCH = 10
 
 RECORD = "inventory_enqueue.ledger:TaskLedger.record"
@@ -89,22 +87,6 @@ ENDED = "the run's end is recorded"
 ANYWHERE = {**BETWEEN_SENDING_AND_RECORDING, **BEFORE_ALL_IS_SENT, **AFTER_ALL_IS_SENT, **COMMITTED}
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that stands for the deliveries' bucket."""
-    return tmp_path_factory.mktemp("bucket")
-
-
-@pytest.fixture(scope="module")
-def days(root: Path) -> Days:
-    return three_days(root, NEW, FILES)
-
-
-@pytest.fixture(scope="module")
-def first_day(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Path:
-    return seeded_state(tmp_path_factory.mktemp("first-day"), days)
-
-
 @pytest.fixture
 def seeded(tmp_path: Path, sqs_client: SQSClient, queue_url: str, first_day: Path) -> Pipeline:
     """A pipeline with the first day committed, and one request in flight at a time."""
@@ -112,12 +94,6 @@ def seeded(tmp_path: Path, sqs_client: SQSClient, queue_url: str, first_day: Pat
     pipeline.concurrency = 1
     pipeline.begin_with(first_day)
     return pipeline
-
-
-@pytest.fixture
-def proxy(roto: RotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(roto.endpoint_url) as proxy:
-        yield proxy
 
 
 def assert_second_day_is_the_baseline(pipeline: Pipeline, days: Days) -> None:
@@ -592,8 +568,7 @@ def test_of_two_runs_at_once_one_exits_5_and_nothing_is_sent_twice(
 ) -> None:
     seeded.endpoint_url = proxy.endpoint_url
     proxy.rules.append(delay(SEND, 0.2))
-    first = start(seeded, days.second, tmp_path / "log")
-    try:
+    with under_way(seeded, days.second, tmp_path / "log") as first:
         second = seeded.cli(days.second, "--lock-wait", "0")
         assert first.poll() is None, "the first run ended before the second one was refused"
         assert second.exit_code == 5, second
@@ -601,8 +576,6 @@ def test_of_two_runs_at_once_one_exits_5_and_nothing_is_sent_twice(
         assert second.report["sent"] == {}
         proxy.rules.clear()
         assert first.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    finally:
-        kill_group(first)
     assert_second_day_is_the_baseline(seeded, days)
     assert seeded.received() == days.second_new + days.third_new
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
 from inventory_enqueue.config import FirstRun, Locking, Sending
 from inventory_enqueue.errors import (
@@ -37,8 +36,8 @@ from tests.support.killer import Moment
 from tests.support.ministack import ministack
 from tests.support.pipelines import Pipeline, count
 from tests.support.proxy import Answer, LoseAnswer, RequestRule, Reset, delay, fail_entries
-from tests.support.running import PATIENCE, kill_group, start, wait_for_a_request, wait_until
-from tests.support.weed import weed
+from tests.support.running import PATIENCE, under_way, wait_for_a_request, wait_until
+from tests.support.weed import make_bucket, weed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,19 +111,6 @@ def test_three_days_with_a_state_in_s3_send_each_new_key_once(  # noqa: PLR0913,
     assert list(pipeline.work.iterdir()) == [], "scratch space is left behind"
 
 
-def make_bucket(client: S3Client, name: str) -> None:
-    """Make a bucket on a server that may still be starting."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            client.create_bucket(Bucket=name)
-        except ClientError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        else:
-            return
-
-
 IN_EACH_STAGE: Final = {
     "the run isn't written": Moment("inventory_enqueue.run:Run.save"),
     "an index task isn't recorded": Moment("inventory_enqueue.run:Run.save_task_report", about="Stage.INDEX", call=2),
@@ -181,8 +167,7 @@ def test_a_holder_that_slept_past_its_lease_stops_and_commits_nothing(
 ) -> None:
     seeded.endpoint_url = proxy.endpoint_url
     proxy.rules.append(delay(SEND, 0.3))
-    sleeper = start(seeded, days.second, tmp_path / "log", *lasting())
-    try:
+    with under_way(seeded, days.second, tmp_path / "log", *lasting()) as sleeper:
         wait_for_a_request(sleeper, proxy, SEND)
         sleeper.send_signal(signal.SIGSTOP)
         proxy.rules.clear()
@@ -192,8 +177,6 @@ def test_a_holder_that_slept_past_its_lease_stops_and_commits_nothing(
         before = len(proxy.log)
         sleeper.send_signal(signal.SIGCONT)
         assert sleeper.wait(PATIENCE) == 5, (tmp_path / "log").read_text()
-    finally:
-        kill_group(sleeper)
     assert "the lock was lost" in (tmp_path / "log").read_text()
     assert [request for request in proxy.log[before:] if request.action == SEND] == []
     assert seeded.baseline == committed
@@ -208,16 +191,13 @@ def test_a_holder_that_slept_before_its_commit_does_not_commit(
 ) -> None:
     """Meanwhile its run and the next day's are committed."""
     stops = Moment(moment, by=signal.SIGSTOP)
-    sleeper = start(seeded, days.second, tmp_path / "log", *lasting(), moment=stops)
-    try:
+    with under_way(seeded, days.second, tmp_path / "log", *lasting(), moment=stops) as sleeper:
         wait_until(lambda: state_of(sleeper) == "T")
         assert seeded.cli(days.second, *lasting()).exit_code == 0
         assert seeded.cli(days.third, *lasting()).exit_code == 0
         committed = seeded.baseline
         sleeper.send_signal(signal.SIGCONT)
         assert sleeper.wait(PATIENCE) == 5, (tmp_path / "log").read_text()
-    finally:
-        kill_group(sleeper)
     assert seeded.baseline == committed
     assert committed["manifest_uri"] == str(days.third)
     assert seeded.received() == days.second_new + days.third_new

@@ -16,7 +16,7 @@ from tests.support.cli import clean_environment
 from tests.support.killer import ROOT, SLOWED, Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.pipelines import Pipeline
@@ -44,6 +44,18 @@ def start(
         )
     wait_until(lambda: process.poll() is not None or lock_holder(pipeline) == process.pid)
     return process
+
+
+@contextlib.contextmanager
+def under_way(
+    pipeline: Pipeline, manifest: Path | str, log: Path, *more: str, moment: Moment = NEVER
+) -> Iterator[subprocess.Popen[bytes]]:
+    """As start; at the end of the block nothing of it is left running."""
+    process = start(pipeline, manifest, log, *more, moment=moment)
+    try:
+        yield process
+    finally:
+        kill_group(process)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -13,10 +13,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from botocore.exceptions import ClientError
+
 from inventory_enqueue.demo.roto import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from types_boto3_s3 import S3Client
 
 _START_SECONDS: Final = 30
 _STOP_SECONDS: Final = 10
@@ -48,6 +52,19 @@ def weed(folder: Path) -> Iterator[str]:
         stack.callback(_stop, process)
         _wait(process, ports["s3.port"], folder / "weed.log")
         yield f"http://{HOST}:{ports['s3.port']}"
+
+
+def make_bucket(client: S3Client, name: str) -> None:
+    """Make a bucket on a server that may still be starting."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            client.create_bucket(Bucket=name)
+        except ClientError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _binary() -> str:
